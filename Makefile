@@ -1,0 +1,52 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer and the package registry.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   ?= whatwhere-demo
+
+# Real data and weights, where they lie beside the checkout; tests that want them skip elsewhere.
+export WHATWHERE_DATA    ?= $(wildcard $(abspath ../shared/data))
+export WHATWHERE_WEIGHTS ?= $(wildcard $(abspath ../shared/weights))
+
+.PHONY: help setup demo test test-slow check fix bench docs clean
+
+help:            ## these lines
+	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/:.*##/\t/'
+
+setup: $(VENV)/.ready  ## a virtual environment with everything
+
+$(VENV)/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]"
+	touch $@
+
+demo: setup      ## train, tune, evaluate and predict on made-up seismic sections
+	rm -rf $(DEMO)
+	$(BIN)/whatwhere demo $(DEMO)
+
+test: setup      ## the quick suite, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: setup ## what takes long
+	$(BIN)/pytest -m slow --timeout 3600
+
+check: setup     ## format, lint, types, documentation
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) docs
+
+fix: setup       ## mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup     ## time it; rows go to benchmarks/results/
+	$(BIN)/python benchmarks/run.py
+
+docs: setup      ## the documentation site, strictly
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:           ## take away what was made
+	rm -rf $(VENV) site docs/reference build dist $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,77 @@
+"""U-Net segmentation for pictures of any size: what is where, for every pixel.
+
+The public names are loaded when they are first used, so that `import whatwhere` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from whatwhere._version import __version__
+
+_WHERE = {
+    "BundleError": "errors",
+    "BusyError": "errors",
+    "DataError": "errors",
+    "MissingExtraError": "errors",
+    "NumericsError": "errors",
+    "OutputError": "errors",
+    "Predictor": "predict.engine",
+    "Recipe": "config",
+    "Run": "runs",
+    "ShapeError": "errors",
+    "UsageError": "errors",
+    "WhatwhereError": "errors",
+    "build_model": "nn.build",
+    "make_recipe": "config",
+}
+
+__all__ = [  # the same names; a test compares
+    "BundleError",
+    "BusyError",
+    "DataError",
+    "MissingExtraError",
+    "NumericsError",
+    "OutputError",
+    "Predictor",
+    "Recipe",
+    "Run",
+    "ShapeError",
+    "UsageError",
+    "WhatwhereError",
+    "__version__",
+    "build_model",
+    "jobs",
+    "make_recipe",
+]
+
+if TYPE_CHECKING:
+    from whatwhere import jobs
+    from whatwhere.config import Recipe, make_recipe
+    from whatwhere.errors import (
+        BundleError,
+        BusyError,
+        DataError,
+        MissingExtraError,
+        NumericsError,
+        OutputError,
+        ShapeError,
+        UsageError,
+        WhatwhereError,
+    )
+    from whatwhere.nn.build import build_model
+    from whatwhere.predict.engine import Predictor
+    from whatwhere.runs import Run
+
+
+def __getattr__(name: str) -> Any:
+    if name == "jobs":
+        return importlib.import_module("whatwhere.jobs")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'whatwhere' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"whatwhere.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,258 @@
+"""The bundle: the only thing that crosses from training to prediction.
+
+A folder with the weights as safetensors, named by their hash, and one JSON card that says
+everything else. The card is replaced last, so a reader finds the old pair or the new one, never a
+mixture. There is no pickle and no code in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatwhere import files
+from whatwhere.errors import BundleError
+from whatwhere.types import Bands, Classes, Normalization, Orientation
+
+FORMAT = 1
+CARD = "bundle.json"
+_MOST_CARD_BYTES = 16 * 2**20
+_PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".h5", ".keras", ".hdf5")
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Everything of a trained net but its weights.
+
+    Attributes:
+        model: Name of the architecture.
+        arguments: Its own arguments.
+        parameters: How many numbers the weights hold, running statistics included.
+        classes: The class table.
+        bands: What the net sees of a file.
+        normalization: What is subtracted from and divided out of each band.
+        resize: (height, width) that images are stretched to first [px]; None keeps their own.
+        chip_size: (height, width) of the training chips [px].
+        orientation: Whether gravity matters.
+        stride: Windows of a tiled prediction start at multiples of it [px].
+        margin: How far a pixel sees [px].
+        thresholds: One for each label with a probability of its own; empty for softmax.
+        scores: Named figures, such as the validation loss of these weights.
+        tuning: How the thresholds were found; empty where they were not tuned.
+        recipe: How the net was trained.
+        data: What it was trained on: counts and a fingerprint.
+        versions: Of the libraries that made it.
+        created: When, ISO 8601 in UTC.
+    """
+
+    model: str
+    arguments: Mapping[str, Any]
+    parameters: int
+    classes: Classes
+    bands: Bands
+    normalization: Normalization
+    resize: tuple[int, int] | None
+    chip_size: tuple[int, int]
+    orientation: Orientation
+    stride: int
+    margin: int
+    thresholds: tuple[float, ...]
+    scores: Mapping[str, float]
+    tuning: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    data: Mapping[str, Any]
+    versions: Mapping[str, str]
+    created: str
+
+    def replace(self, **changes: Any) -> Card:
+        """Return the card with some of its lines changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        lines = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        lines["classes"] = self.classes.to_json()
+        lines["bands"] = self.bands.to_json()
+        lines["normalization"] = dataclasses.asdict(self.normalization)
+        return lines
+
+    @classmethod
+    def from_json(cls, lines: Mapping[str, Any]) -> Card:
+        """Read the card back.
+
+        Raises:
+            BundleError: A line is missing, unknown, or holds what it cannot.
+        """
+        known = {item.name for item in dataclasses.fields(cls)}
+        if set(lines) != known:
+            raise BundleError(
+                f"the card lacks {sorted(known - set(lines))} and has the unknown "
+                f"{sorted(set(lines) - known)}. Take the version of whatwhere that wrote it."
+            )
+        try:
+            values = dict(lines)
+            values["classes"] = Classes.from_json(lines["classes"])
+            values["bands"] = Bands.from_json(lines["bands"])
+            mean, std = lines["normalization"]["mean"], lines["normalization"]["std"]
+            values["normalization"] = Normalization(
+                tuple(float(m) for m in mean), tuple(float(s) for s in std)
+            )
+            for name in ("resize", "chip_size"):
+                if lines[name] is not None:
+                    height, width = lines[name]
+                    values[name] = (int(height), int(width))
+            values["thresholds"] = tuple(float(t) for t in lines["thresholds"])
+            values["stride"], values["margin"] = int(lines["stride"]), int(lines["margin"])
+            card = cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"the card cannot be read: {error!r}.") from error
+        card._check()
+        return card
+
+    def _check(self) -> None:
+        numbers = [*self.normalization.mean, *self.normalization.std, *self.thresholds]
+        labels = 0 if self.classes.task == "multiclass" else len(self.classes.labels)
+        if not all(math.isfinite(number) for number in numbers):
+            raise BundleError("the card holds numbers that are not finite.")
+        if min(self.normalization.std, default=0) <= 0 or self.stride < 1 or self.margin < 0:
+            raise BundleError("the card holds a deviation, stride or margin out of its range.")
+        if len(self.normalization.mean) != len(self.bands) or len(self.thresholds) != labels:
+            raise BundleError("the card's bands, normalisation and thresholds do not agree.")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A card and the weights that belong to it."""
+
+    card: Card
+    weights: Tensors
+
+
+def bundle_folder(path: Path) -> Path:
+    """Return the bundle that a run folder, a bundle, or its card stands for.
+
+    Raises:
+        BundleError: There is none.
+    """
+    if path.suffix.lower() in _PICKLES:
+        raise BundleError(
+            f"{path}: files of this kind can run code when they are opened, and are not loaded. "
+            "Give a run folder that `whatwhere train` made."
+        )
+    for folder in (path, path / "bundle", path.parent):
+        if (folder / CARD).is_file() and (folder != path.parent or path.name == CARD):
+            return folder
+    what = "there is no bundle in it" if path.exists() else "there is no such folder"
+    raise BundleError(f"{path}: {what}. Give a run folder that `whatwhere train` made.")
+
+
+def save(folder: Path, card: Card, weights: Tensors) -> None:
+    """Write a bundle; one that is there is replaced in one step, or stays whole.
+
+    Raises:
+        OutputError: It cannot be written.
+        BundleError: A weight is not finite.
+    """
+    from safetensors.numpy import save as serialize
+
+    for name, tensor in weights.items():
+        if not np.isfinite(tensor).all():
+            raise BundleError(f"the weights {name} are not finite: they are not saved.")
+    data = serialize({name: np.asarray(tensor, order="C") for name, tensor in weights.items()})
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"weights-{digest[:16]}.safetensors"
+    if not (folder / name).exists():
+        files.write_bytes(folder / name, data)
+    head = {"format": FORMAT, "weights": {"file": name, "sha256": digest, "bytes": len(data)}}
+    files.write_json(folder / CARD, {**head, "card": card.to_json()})
+    for stale in folder.glob("weights-*.safetensors"):
+        if stale.name != name:
+            files.remove(stale)
+
+
+def save_card(folder: Path, card: Card) -> None:
+    """Replace the card of a bundle and keep its weights; raises as `save` and `load` do."""
+    head = _read_head(folder)
+    files.write_json(folder / CARD, {**head, "card": card.to_json()})
+
+
+def load_card(path: Path) -> Card:
+    """Read the card alone; raises `BundleError`."""
+    folder = bundle_folder(path)
+    return _card(folder, _read_head(folder))
+
+
+def load(path: Path) -> Bundle:
+    """Read a bundle and check it: format, hash, finite weights.
+
+    Args:
+        path: A run folder, a bundle folder, or its card.
+
+    Raises:
+        BundleError: It is missing, damaged, or of a newer version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as deserialize
+
+    folder = bundle_folder(path)
+    head = _read_head(folder)
+    name = str(head["weights"]["file"])
+    if Path(name).name != name or not name.endswith(".safetensors"):
+        raise BundleError(f"{folder / CARD}: {name!r} is no name of a weights file.")
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{folder / name}: the weights cannot be read: {error}.") from error
+    if hashlib.sha256(data).hexdigest() != head["weights"]["sha256"]:
+        raise BundleError(
+            f"{folder / name}: the weights are damaged: their hash is not the one in {CARD}. "
+            "Copy the bundle again."
+        )
+    try:
+        weights = deserialize(data)
+    except SafetensorError as error:
+        raise BundleError(f"{folder / name}: these are no safetensors: {error}.") from error
+    for key, tensor in weights.items():
+        if not np.isfinite(tensor).all():
+            raise BundleError(f"{folder / name}: the weights {key} are not finite.")
+    return Bundle(_card(folder, head), weights)
+
+
+def _read_head(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    try:
+        if path.stat().st_size > _MOST_CARD_BYTES:
+            raise BundleError(f"{path}: a card of more than 16 MB is not read.")
+        head = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: the card cannot be read: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: this is not JSON: {error}. Copy the bundle again.") from error
+    if not isinstance(head, dict) or "format" not in head:
+        raise BundleError(f"{path}: this is no card of a bundle.")
+    if head["format"] != FORMAT:
+        raise BundleError(
+            f"{path}: the bundle has format {head['format']!r}, this version reads {FORMAT}. "
+            "Take the version of whatwhere that wrote it."
+        )
+    weights = head.get("weights")
+    if not isinstance(weights, dict) or not {"file", "sha256"} <= set(weights):
+        raise BundleError(f"{path}: the card does not name its weights.")
+    return head
+
+
+def _card(folder: Path, head: Mapping[str, Any]) -> Card:
+    try:
+        return Card.from_json(head["card"])
+    except (BundleError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder / CARD}: {error}") from error

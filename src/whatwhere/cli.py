@@ -1,0 +1,327 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whatwhere._version import __version__
+from whatwhere.config import Recipe
+from whatwhere.errors import INTERRUPTED, UsageError, WhatwhereError
+
+app = typer.Typer(
+    name="whatwhere",
+    help="What is where, for every pixel: U-Net segmentation for pictures of any size.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+Data = Annotated[Path, typer.Argument(help="a folder with images/ and masks/ (or labels/)")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, or its bundle")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
+Tile = Annotated[int, typer.Option(help="longest side of what the net sees at once [px]", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+Threshold = Annotated[
+    str | None, typer.Option(help="in the place of the bundle's: 0.4, or salt=0.4,fault=0.6")
+]
+_TILE = 1024
+
+
+def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command; it gets `--debug`, and its errors become one message and an exit code."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*args: Any, debug: bool, **named: Any) -> None:
+            try:
+                function(*args, **named)
+            except WhatwhereError as error:
+                if debug:
+                    raise
+                typer.echo(f"error: {error}", err=True)
+                raise typer.Exit(error.exit_code) from None
+            except KeyboardInterrupt:
+                typer.echo("interrupted: what was finished is kept.", err=True)
+                raise typer.Exit(INTERRUPTED) from None
+            except BrokenPipeError:
+                # The reader of a pipe has gone: nothing more to say, and nothing wrong.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(0) from None
+            except MemoryError:
+                if debug:
+                    raise
+                typer.echo(
+                    "error: the memory is full. Try a smaller --batch-size or --tile.", err=True
+                )
+                raise typer.Exit(5) from None
+
+        option = typer.Option("--debug", help="show where an error arose")
+        signature = inspect.signature(function, eval_str=True)
+        last = inspect.Parameter(
+            "debug",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, option],
+        )
+        parameters = [*signature.parameters.values(), last]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        app.command(name)(run)
+        return run
+
+    return register
+
+
+def with_recipe(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each setting of the recipe, collected in `settings`."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **named: Any) -> None:
+        settings = {item.name: named.pop(item.name) for item in dataclasses.fields(Recipe)}
+        function(*args, settings=settings, **named)
+
+    signature = inspect.signature(function, eval_str=True)
+    own = [one for one in signature.parameters.values() if one.name != "settings"]
+    options = []
+    for item in dataclasses.fields(Recipe):
+        flag = "--" + item.name.replace("_", "-")
+        flags = f"{flag}/--no-{flag[2:]}" if isinstance(item.default, bool) else flag
+        shown = f"default: {item.default}" if item.default != "" else "default: none"
+        if isinstance(item.default, bool):
+            shown = f"default: {'on' if item.default else 'off'}"
+        option = typer.Option(flags, help=f"{item.metadata['help']}  [{shown}]", show_default=False)
+        kind = type(item.default) | None
+        options.append(
+            inspect.Parameter(
+                item.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[kind, option],
+            )
+        )
+    parameters = [*own, *options]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"whatwhere {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whatwhere(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="show the version"),
+    ] = False,
+) -> None:
+    pass
+
+
+@command("demo")
+def _demo(
+    folder: Annotated[Path, typer.Argument(help="where everything goes")] = Path("whatwhere-demo"),
+    seed: Annotated[int, typer.Option(help="what all chance is drawn from", min=0)] = 42,
+) -> None:
+    """Train, tune, evaluate and predict on made-up seismic sections, offline."""
+    from whatwhere.demo import demo
+
+    demo(folder, seed)
+
+
+@command("inspect")
+def _inspect(
+    data: Data,
+    classes: Annotated[str, typer.Option(help="class table, as 0=background,255=salt")] = "",
+    as_json: Json = False,
+) -> None:
+    """Say what is in a data set, and what is wrong with it."""
+    from whatwhere import jobs, show
+
+    found = jobs.inspect(data, classes)
+    typer.echo(json.dumps(found) if as_json else show.inspection(found))
+    if any(problem["severity"] == "error" for problem in found["problems"]):
+        raise typer.Exit(3)
+
+
+@command("train")
+@with_recipe
+def _train(
+    data: Data,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="the run folder", show_default=False)
+    ],
+    *,
+    recipe: Annotated[str, typer.Option(help="tutorial, or a TOML file of settings")] = "tutorial",
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(help="processes that read ahead; 0: none", min=0)] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="stop after the rehearsal; say what the rest takes")
+    ] = False,
+    settings: dict[str, Any],
+) -> None:
+    """Train a U-Net on images and masks."""
+    from whatwhere import jobs, show
+
+    run = jobs.train(
+        data,
+        output,
+        recipe=recipe,
+        device=device,
+        workers=workers,
+        dry_run=dry_run,
+        **settings,
+    )
+    if run is not None:
+        typer.echo(show.scores(run.scores))
+        typer.echo(f"next: whatwhere tune {output} {data}")
+
+
+@command("evaluate")
+def _evaluate(
+    run: RunPath,
+    data: Data,
+    part: Annotated[
+        str,
+        typer.Option(
+            help="auto: the test split of the run's own data, all pairs of other data; "
+            "train, val, test, all"
+        ),
+    ] = "auto",
+    threshold: Threshold = None,
+    device: Device = "auto",
+    tile: Tile = _TILE,
+    as_json: Json = False,
+) -> None:
+    """Score a run on images and masks."""
+    from whatwhere import jobs, show
+
+    scores = jobs.evaluate(run, data, part=part, threshold=threshold, device=device, tile=tile)
+    typer.echo(json.dumps(scores) if as_json else show.scores(scores))
+
+
+@command("tune")
+def _tune(
+    run: RunPath,
+    data: Data,
+    metric: Annotated[
+        str, typer.Option(help="iou, dice, mean_iou, mean_iou_images or pixel_accuracy")
+    ] = "iou",
+    device: Device = "auto",
+    tile: Tile = _TILE,
+    as_json: Json = False,
+) -> None:
+    """Choose the threshold on data, and keep it in the bundle."""
+    from whatwhere import jobs, show
+
+    found = jobs.tune(run, data, metric=metric, device=device, tile=tile)
+    typer.echo(json.dumps(found) if as_json else show.tuning(found))
+
+
+@command("predict")
+def _predict(
+    run: RunPath,
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="images and folders")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="a folder; or a PNG for one image", show_default=False),
+    ],
+    threshold: Threshold = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="16-bit probabilities too (65535 is 1)")
+    ] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="pictures to look at too")] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="write pixels and shares of each class as CSV here")
+    ] = None,
+    device: Device = "auto",
+    tile: Tile = _TILE,
+    as_json: Json = False,
+) -> None:
+    """Segment images of any size."""
+    from whatwhere import jobs, show
+
+    written = jobs.predict(
+        run,
+        inputs,
+        output,
+        threshold=threshold,
+        probabilities=probabilities,
+        overlay=overlay,
+        table=table,
+        device=device,
+        tile=tile,
+    )
+    typer.echo(show.predictions(written, as_json))
+
+
+@command("models")
+def _models(
+    pattern: Annotated[str, typer.Argument(help="a shell pattern")] = "*",
+    shapes: Annotated[bool, typer.Option("--shapes", help="show each stage's size")] = False,
+    in_channels: Annotated[int, typer.Option(help="bands of the image", min=1)] = 1,
+    size: Annotated[str, typer.Option(help="of the image [px]: 128 or HEIGHTxWIDTH")] = "128",
+    as_json: Json = False,
+) -> None:
+    """List the architectures."""
+    from whatwhere import show
+    from whatwhere.config import parse_size
+    from whatwhere.nn.build import list_models, model_facts
+
+    names = list_models(pattern)
+    if not names:
+        raise UsageError(f"no model matches {pattern!r}. There are: {', '.join(list_models())}.")
+    shape = (in_channels, *(parse_size(size) or (128, 128)))
+    facts = [model_facts(name, shape) for name in names]
+    typer.echo(json.dumps(facts) if as_json else show.models(facts, shapes))
+
+
+@command("env")
+def _env(as_json: Json = False) -> None:
+    """Versions, processor, GPU: for a bug report, and what is amiss."""
+    from whatwhere import show
+    from whatwhere.environment import environment
+
+    found = environment()
+    typer.echo(json.dumps(found) if as_json else show.environment(found))
+
+
+def main() -> None:
+    """Run the command line; a fault of ours leaves its trace in a file, not on the screen."""
+    try:
+        app()
+    except Exception as error:  # the last resort: everything known was caught above
+        if isinstance(error, WhatwhereError) or "--debug" in sys.argv:
+            raise
+        typer.echo(_apology(error), err=True)
+        sys.exit(1)
+
+
+def _apology(error: Exception) -> str:
+    import tempfile
+    import traceback
+
+    trace = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="whatwhere-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as stream:
+            stream.write(f"whatwhere {__version__}\n{' '.join(sys.argv)}\n\n{trace}")
+            place = f"Its trace is in {stream.name}: send it with the output of `whatwhere env`."
+    except OSError:
+        place = "Run it again with --debug to see the trace."
+    return f"error: this is a fault of whatwhere's: {type(error).__name__}: {error}. {place}"

@@ -1,0 +1,195 @@
+"""What the numbers in masks mean: found where it can be known, asked for where it cannot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from whatwhere.errors import DataError, UsageError
+from whatwhere.types import COLOR_FLAG, Classes, ClassInfo, Role, Task, default_color
+
+_FULL = (255, 65535)  # "white" in 8 and 16 bits
+_IGNORE = ("ignore", "ignored", "unlabelled", "unlabeled")
+_MOST_CLASSES = 64
+
+
+def find_classes(numbers: Sequence[Counter[int]], spec: str = "") -> Classes:
+    """Make the class table of a set of masks.
+
+    Args:
+        numbers: For each mask file, its numbers and their pixel counts.
+        spec: What the user says: names in the order of the numbers (`background,salt`), or each
+            number's or colour's name (`0=background,255=salt`, `#ff0000=roof`, `7=ignore`).
+
+    Raises:
+        DataError: The meaning cannot be known; the message holds a line to complete.
+        UsageError: `spec` cannot be read, or has another number of names than there are classes.
+    """
+    if "=" in spec:
+        return _explicit(spec)
+    found = _infer(numbers)
+    if not spec:
+        return found
+    names = [name.strip() for name in spec.split(",")]
+    if len(names) != len(found) or len(set(names)) != len(names) or not all(names):
+        raise UsageError(
+            f"--classes names {', '.join(names)}: {len(found)} different names are needed, for "
+            f"{_listed([info.raw[-1] for info in found])}."
+        )
+    infos = tuple(
+        ClassInfo(name, info.value, info.color, info.role, info.raw)
+        for name, info in zip(names, found, strict=True)
+    )
+    return Classes(infos, found.task)
+
+
+def find_labels(
+    labels: Sequence[str], numbers: Sequence[Sequence[Counter[int]]], spec: str = ""
+) -> Classes:
+    """Make the table of a multi-label set, whose masks lie in one folder for each label.
+
+    Args:
+        labels: The folders' names.
+        numbers: For each label the counts of its files; each must have two numbers at the most.
+        spec: Must be empty: the folders name the labels.
+    """
+    if spec:
+        raise UsageError("--classes is not for masks in a folder for each label: rename these.")
+    for label, counts in zip(labels, numbers, strict=True):
+        values = {number for one in counts for number in one}
+        if not (values <= {0, 1} or values <= {0, *_FULL}):
+            raise DataError(
+                f"masks/{label}: the masks of a label hold 0 and 1, or black and white; "
+                f"these hold {_listed(sorted(values))}."
+            )
+    infos = tuple(
+        ClassInfo(label, 1, default_color(i + 1), "class", (1, *_FULL))
+        for i, label in enumerate(labels)
+    )
+    return Classes(infos, "multilabel")
+
+
+def describe(classes: Classes) -> str:
+    """Return the mapping in one line: what is read, what it is called, what is written."""
+    rows = []
+    for info in classes:
+        raw = "/".join(_written(number) for number in info.raw)
+        rows.append(f"{raw} → {info.name} (written as {info.value})")
+    rows += [f"{_written(number)} → not counted" for number in classes.ignored]
+    return ", ".join(rows)
+
+
+def _infer(numbers: Sequence[Counter[int]]) -> Classes:
+    values = sorted(set().union(*numbers))
+    total = sum(numbers, Counter[int]())
+    if any(value >= COLOR_FLAG for value in values):
+        raise _ask("the masks hold colours, whose meaning cannot be known", total)
+    if len(values) < 2:
+        raise DataError(
+            f"all masks hold nothing but {_listed(values) or 'no pixel that counts'}: there is "
+            "nothing to tell apart. Check that these are the masks."
+        )
+    if set(values) <= {0, 1}:
+        return _two((0,), (1, *_FULL), 1)
+    if set(values) <= {0, *_FULL} and not any({*_FULL} <= set(one) for one in numbers):
+        return _two((0,), (1, *_FULL), 1)
+    if values[0] < 0 or (values[-1] > 255 and len(values) > 2) or len(values) > _MOST_CLASSES:
+        cause = f"the masks hold {len(values)} different numbers from {values[0]} to {values[-1]}"
+        if len(values) > _MOST_CLASSES:
+            cause += " (a photograph, or masks that were saved as JPEG?)"
+        raise _ask(cause, total)
+    if 255 in values and len(values) > 2:
+        raise _ask("255 beside other numbers may be a class or 'not labelled'", total)
+    if len(values) == 2 and values[0] == 0:
+        return _two((0,), (values[1],), values[1] if values[1] <= 255 else 1)
+    return Classes(
+        tuple(
+            ClassInfo(
+                name="background" if value == 0 else f"class {value}",
+                value=value,
+                color=default_color(i + (values[0] != 0)),
+                role="background" if value == 0 else "class",
+                raw=(value,),
+            )
+            for i, value in enumerate(values)
+        ),
+        "multiclass" if len(values) > 2 else "binary",
+    )
+
+
+def _two(background: tuple[int, ...], foreground: tuple[int, ...], value: int) -> Classes:
+    return Classes(
+        (
+            ClassInfo("background", 0, default_color(0), "background", background),
+            ClassInfo("foreground", value, default_color(1), "class", foreground),
+        ),
+        "binary",
+    )
+
+
+def _explicit(spec: str) -> Classes:
+    """Read `0=background,255=salt,7=ignore`; several numbers may share a name."""
+    raws: dict[str, list[int]] = {}
+    colors: dict[str, tuple[int, int, int]] = {}
+    for item in spec.split(","):
+        number, _, name = (part.strip() for part in item.partition("="))
+        if not name or not number:
+            raise UsageError(f"--classes: {item.strip()!r} must be like 255=salt or #ff0000=roof.")
+        value = _number(number)
+        if any(value in seen for seen in raws.values()):
+            raise UsageError(f"--classes names {number} twice.")
+        raws.setdefault(name, []).append(value)
+        if value >= COLOR_FLAG:
+            red, green, blue = value >> 16 & 255, value >> 8 & 255, value & 255
+            colors.setdefault(name, (red, green, blue))
+            if red == green == blue:  # an all-black mask is read as grey
+                raws[name].append(red)
+    ignored = tuple(n for name in raws if name.lower() in _IGNORE for n in raws[name])
+    kept = {name: raw for name, raw in raws.items() if name.lower() not in _IGNORE}
+    if len(kept) < 2:
+        raise UsageError("--classes must name at least two classes that count.")
+    plain = all(0 <= raw[0] <= 255 for raw in kept.values())
+    infos = []
+    for i, (name, raw) in enumerate(kept.items()):
+        first = raw[0] == 0 or name.lower() == "background"
+        role: Role = "background" if first else "class"
+        color = colors.get(name, default_color(0 if first else i + (i == 0)))
+        infos.append(ClassInfo(name, raw[0] if plain else i, color, role, tuple(raw)))
+    infos.sort(key=lambda info: info.role != "background")
+    task: Task = "multiclass" if len(infos) > 2 else "binary"
+    return Classes(tuple(infos), task, ignored)
+
+
+def _number(text: str) -> int:
+    try:
+        if text.startswith("#") and len(text) == 7:
+            return COLOR_FLAG + int(text[1:], 16)
+        return int(text)
+    except ValueError:
+        pass
+    raise UsageError(f"--classes: {text!r} is neither a number nor a colour like #ff0000.")
+
+
+def _ask(cause: str, counts: Counter[int]) -> DataError:
+    total = sum(counts.values())
+    most = counts.most_common(8)
+    shares = ", ".join(f"{_written(n)} ({_percent(k / total)})" for n, k in most)
+    more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
+    line = ",".join(f"{_written(n)}=NAME" for n, _ in sorted(most))
+    return DataError(
+        f"{cause}: {shares}{more}. Say what they mean: --classes "
+        f'"{line}" (the name "ignore" stands for pixels that do not count).'
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else "<0.1%"
+
+
+def _listed(values: Sequence[int]) -> str:
+    shown = ", ".join(_written(value) for value in values[:12])
+    return shown + (f" and {len(values) - 12} more" if len(values) > 12 else "")
+
+
+def _written(number: int) -> str:
+    return f"#{number - COLOR_FLAG:06x}" if number >= COLOR_FLAG else str(number)

@@ -1,0 +1,319 @@
+"""One look at everything: what a data set holds, and all that is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatwhere.config import parse_bands
+from whatwhere.data.classes import find_classes, find_labels
+from whatwhere.data.sources import SPLITS, Pair, Source
+from whatwhere.errors import DataError, Problem
+from whatwhere.io.image import read_image, read_mask
+from whatwhere.talk import Talk
+from whatwhere.types import Bands, Classes
+
+_JPEG = (".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one pair holds.
+
+    Attributes:
+        size: (height, width) [px].
+        dtype: The image's number type.
+        bands: How many bands the image has.
+        grey: Whether three bands are equal everywhere.
+        digest: Of the image's pixels, whatever file they came from.
+        numbers: For each mask, how many pixels that count hold each number.
+    """
+
+    size: tuple[int, int]
+    dtype: str
+    bands: int
+    grey: bool
+    digest: str
+    numbers: tuple[Counter[int], ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a data set holds.
+
+    Attributes:
+        source: Where it lies.
+        facts: By the pair's key, for the pairs that can be read.
+        problems: Everything that was noticed, errors first.
+    """
+
+    source: Source
+    facts: Mapping[str, Facts]
+    problems: tuple[Problem, ...]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs that can be used."""
+        return [pair for pair in self.source.pairs if pair.key in self.facts]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {key: facts.digest for key, facts in self.facts.items()}
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    def require_sound(self) -> None:
+        """Raise `DataError` with all errors, if there is one."""
+        if not self.errors:
+            return
+        shown = [f"  {problem}" for problem in self.errors[:20]]
+        if len(self.errors) > 20:
+            shown.append(f"  … and {len(self.errors) - 20} more: `whatwhere inspect` lists them.")
+        count = len(self.errors)
+        head = f"{self.source.root}: {count} error{'s' * (count > 1)} in the data:"
+        raise DataError("\n".join([head, *shown]), self.errors)
+
+
+def survey(source: Source, talk: Talk) -> Survey:
+    """Read every image and mask once, in full, and note what is in them and what is wrong."""
+    problems = list(source.problems)
+    facts: dict[str, Facts] = {}
+    for pair in talk.track(source.pairs, "looking at the data", len(source.pairs)):
+        found = _look(pair, problems)
+        if found:
+            facts[pair.key] = found
+    pairs = [pair for pair in source.pairs if pair.key in facts]
+    problems += _twins(pairs, facts)
+    problems += _oddities(source, facts)
+    order = {"error": 0, "warning": 1, "note": 2}
+    problems.sort(key=lambda problem: order[problem.severity])
+    return Survey(source, facts, tuple(problems))
+
+
+def classes_of(survey: Survey, spec: str) -> Classes:
+    """Make the class table of a surveyed set; raises `DataError` where it cannot be known."""
+    numbers = [survey.facts[pair.key].numbers for pair in survey.pairs]
+    if survey.source.labels:
+        by_label = [[one[i] for one in numbers] for i in range(len(survey.source.labels))]
+        return find_labels(survey.source.labels, by_label, spec)
+    try:
+        classes = find_classes([one[0] for one in numbers], spec)
+    except DataError as error:
+        jpegs = [p.masks[0] for p in survey.pairs if p.masks[0].suffix.lower() in _JPEG]
+        if not jpegs:
+            raise
+        raise DataError(f"{error} Masks saved as JPEG ({jpegs[0].name}) blur numbers.") from error
+    return classes
+
+
+def bands_of(survey: Survey, mode: str) -> Bands:
+    """Decide which bands the net sees.
+
+    Args:
+        survey: The set.
+        mode: `auto`, `grey`, `rgb`, or numbers from 1.
+
+    Raises:
+        DataError: The images do not all have these bands; the message counts who has what.
+    """
+    wanted = parse_bands(mode)
+    counts = Counter(facts.bands for facts in survey.facts.values())
+    grey = all(f.bands == 1 or f.grey for f in survey.facts.values())
+    if wanted == "grey" and set(counts) <= {1, 3}:
+        return Bands(("grey",), convert=True)
+    if wanted == "rgb" and set(counts) <= {1, 3}:
+        return Bands(("red", "green", "blue"), convert=True)
+    if isinstance(wanted, tuple) and max(wanted) <= min(counts):
+        return Bands(tuple(f"band {number}" for number in wanted), wanted)
+    if wanted == "auto" and grey:
+        return Bands(("grey",))
+    if wanted == "auto" and len(counts) == 1:
+        (count,) = counts
+        if count == 3:
+            return Bands(("red", "green", "blue"))
+        numbers = tuple(range(1, count + 1))
+        return Bands(tuple(f"band {number}" for number in numbers), numbers)
+    table = "; ".join(
+        f"{count} band{'s' * (count > 1)}: {number} files such as {_example(survey, count)}"
+        for count, number in sorted(counts.items())
+    )
+    raise DataError(
+        f"the images do not have the same bands ({table}), or not those of --bands {mode}. "
+        "Take --bands grey or --bands rgb to turn them into one kind, or --bands with numbers "
+        "that all of them have."
+    )
+
+
+def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
+    """Return an error for each mask that holds a number the class table does not know."""
+    known = {number for info in classes for number in info.raw} | set(classes.ignored)
+    problems = []
+    for pair in survey.pairs:
+        for path, numbers in zip(pair.masks, survey.facts[pair.key].numbers, strict=True):
+            unknown = {n: k for n, k in numbers.items() if n not in known}
+            if unknown:
+                shown = ", ".join(f"{n} ({k:,} px)" for n, k in sorted(unknown.items())[:8])
+                cause = f"the class table does not know {shown}."
+                remedy = "Correct the mask, or name these numbers with --classes."
+                problems.append(Problem("error", str(path), cause, remedy))
+    return problems
+
+
+def class_pixels(survey: Survey, pairs: Sequence[Pair], classes: Classes) -> list[int]:
+    """Return how many pixels of some pairs each class has."""
+    if classes.task == "multilabel":
+        return [
+            sum(survey.facts[p.key].numbers[i][n] for p in pairs for n in info.raw)
+            for i, info in enumerate(classes)
+        ]
+    total = sum((survey.facts[p.key].numbers[0] for p in pairs), Counter[int]())
+    return [sum(total[number] for number in info.raw) for info in classes]
+
+
+def _look(pair: Pair, problems: list[Problem]) -> Facts | None:
+    """Read one pair; note its errors and return None where it has any."""
+    before = len(problems)
+    image: NDArray[Any] | None = None
+    valid = None
+    try:
+        image, valid = read_image(pair.image)
+    except DataError as error:
+        problems += error.problems
+    numbers: list[Counter[int]] = []
+    for path in pair.masks:
+        try:
+            mask, counts = read_mask(path)
+        except DataError as error:
+            problems += error.problems
+            continue
+        if image is not None and valid is not None:
+            if mask.shape == image.shape[1:]:
+                found, pixels = np.unique(mask[valid & counts], return_counts=True)
+                numbers.append(Counter(dict(zip(found.tolist(), pixels.tolist(), strict=True))))
+            else:
+                problems.append(_sizes_differ(pair.image, image.shape[1:], path, mask.shape))
+    if image is None or valid is None or len(problems) > before:
+        return None
+    if not valid.any():
+        cause, remedy = "no pixel of it has data.", "Take it out."
+        problems.append(Problem("warning", str(pair.image), cause, remedy))
+    pixels = np.ascontiguousarray(image)
+    digest = hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode())
+    grey = len(pixels) == 3 and bool((pixels == pixels[:1]).all())
+    digest.update(pixels.data)
+    return Facts(
+        size=(pixels.shape[1], pixels.shape[2]),
+        dtype=str(pixels.dtype),
+        bands=len(pixels),
+        grey=grey,
+        digest=digest.hexdigest(),
+        numbers=tuple(numbers),
+    )
+
+
+def _sizes_differ(
+    image: Path, size: tuple[int, ...], mask: Path, other: tuple[int, ...]
+) -> Problem:
+    cause = f"the mask has {other[0]}×{other[1]} px, its image {image.name} {size[0]}×{size[1]}."
+    remedy = "Make both of one size."
+    if tuple(other) == tuple(reversed(size)):
+        remedy = "It looks turned by 90 degrees: turn it back."
+    return Problem("error", str(mask), cause, remedy)
+
+
+def _twins(pairs: Sequence[Pair], facts: Mapping[str, Facts]) -> list[Problem]:
+    """Note identical images, and warn of those on two sides of a split that was given."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(facts[pair.key].digest, []).append(pair)
+    twins = [group for group in groups.values() if len(group) > 1]
+    problems = [
+        Problem(
+            "warning",
+            str(group[0].image),
+            f"the same image is in {' and '.join(sorted({str(p.split) for p in group}))}: "
+            f"{', '.join(str(pair.image) for pair in group[1:4])}.",
+            "Keep one of them, or the scores will be too good.",
+        )
+        for group in twins
+        if len({pair.split for pair in group}) > 1
+    ]
+    same_side = [group for group in twins if len({pair.split for pair in group}) == 1]
+    if same_side:
+        count = sum(len(group) for group in same_side)
+        first = " and ".join(pair.image.name for pair in same_side[0][:2])
+        cause = f"{count} images are identical to another one, such as {first}."
+        remedy = "They are kept on one side of a split."
+        problems.append(Problem("note", str(same_side[0][0].image.parent), cause, remedy))
+    return problems
+
+
+def _oddities(source: Source, facts: Mapping[str, Facts]) -> list[Problem]:
+    """What is worth knowing of the set as a whole."""
+    problems = []
+    types = Counter(one.dtype for one in facts.values())
+    if len(types) > 1:
+        listed = ", ".join(f"{name}: {count}" for name, count in types.most_common())
+        cause = f"the images have different number types ({listed})."
+        remedy = "They share one normalisation: check that their values mean the same."
+        problems.append(Problem("warning", str(source.root), cause, remedy))
+    empty = sum(all(set(one) <= {0} for one in f.numbers) for f in facts.values())
+    if empty and empty < len(facts):
+        cause = f"{empty} of {len(facts)} masks hold nothing but 0."
+        problems.append(Problem("note", str(source.root), cause, "That is fine if it is true."))
+    collapsed = sum(one.grey for one in facts.values())
+    if collapsed and collapsed == len(facts):
+        cause = "all images are grey, stored as three equal bands."
+        problems.append(Problem("note", str(source.root), cause, "They are read as one band."))
+    return problems
+
+
+def _example(survey: Survey, bands: int) -> str:
+    return next(p.image.name for p in survey.pairs if survey.facts[p.key].bands == bands)
+
+
+def summary(survey: Survey, classes: Classes | None) -> dict[str, Any]:
+    """Return what `inspect` tells, as JSON can hold it."""
+    sizes = Counter(one.size for one in survey.facts.values())
+    splits = Counter(pair.split for pair in survey.pairs)
+    found: dict[str, Any] = {
+        "root": str(survey.source.root),
+        "pairs": len(survey.source.pairs),
+        "readable": len(survey.facts),
+        "splits": {split: splits[split] for split in SPLITS if splits[split]},
+        "sizes": [
+            {"height": height, "width": width, "images": count}
+            for (height, width), count in sizes.most_common()
+        ],
+        "types": dict(Counter(one.dtype for one in survey.facts.values())),
+        "bands": {str(k): n for k, n in Counter(o.bands for o in survey.facts.values()).items()},
+        "classes": [],
+    }
+    if classes is not None:
+        pixels = class_pixels(survey, survey.pairs, classes)
+        total = sum(sum(one.numbers[0].values()) for one in survey.facts.values())
+        found["task"] = classes.task
+        found["classes"] = [
+            {
+                "name": info.name,
+                "value": info.value,
+                "raw": list(info.raw),
+                "pixels": count,
+                "share": count / total if total else 0.0,
+            }
+            for info, count in zip(classes, pixels, strict=True)
+        ]
+    found["problems"] = [
+        {"severity": p.severity, "file": p.file, "cause": p.cause, "remedy": p.remedy}
+        for p in survey.problems
+    ]
+    return found

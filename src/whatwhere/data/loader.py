@@ -1,0 +1,293 @@
+"""Chips and batches: what a net sees in training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from whatwhere.data.augment import Augmentation, apply, draw
+from whatwhere.data.labels import read_labels
+from whatwhere.data.sources import Pair
+from whatwhere.errors import DataError, ShapeError
+from whatwhere.io.image import read_image, resize_image, resize_nearest
+from whatwhere.machine import memory_mb
+from whatwhere.types import Bands, Classes, Image, Labels, Normalization, Valid, Window
+
+AUTO_CHIP = 256
+"""The longest side of a chip when none is asked for [px]."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads pairs the way the net sees them.
+
+    Attributes:
+        bands: Which bands are taken.
+        classes: What the masks' numbers mean.
+        normalization: What is subtracted and divided by.
+        resize: (height, width) that images are stretched to first [px]; None keeps their own.
+    """
+
+    bands: Bands
+    classes: Classes
+    normalization: Normalization
+    resize: tuple[int, int] | None = None
+
+    def __call__(self, pair: Pair) -> tuple[Image, Labels, Valid]:
+        """Read one pair.
+
+        Returns:
+            The image `(C, H, W)`, normalised, 0 where it is not valid; the labels `(H, W)`, or
+            `(K, H, W)` for a multi-label set; and which pixels count `(H, W)`.
+
+        Raises:
+            DataError: A file cannot be read, or is not what the survey found.
+        """
+        pixels, valid = read_image(pair.image)
+        labels, counted = read_labels(pair, self.classes)
+        try:
+            image = self.normalization.apply(self.bands.select(pixels))
+        except ShapeError as error:
+            raise DataError(f"{pair.image}: {error}") from error
+        image[:, ~valid] = 0
+        counted = counted & valid
+        if self.resize:
+            image = resize_image(image, *self.resize)
+            labels = resize_nearest(labels, *self.resize)
+            counted = resize_nearest(counted, *self.resize)
+        return image, labels, counted
+
+
+def chip_shape(sizes: Sequence[tuple[int, int]], asked: int) -> tuple[int, int]:
+    """Decide how large chips are.
+
+    Args:
+        sizes: (height, width) of the images as the net sees them [px].
+        asked: A side [px]; 0 takes images that are all of one size up to 256 px whole, and cuts
+            256 px or the longest side else.
+    """
+    if asked:
+        return asked, asked
+    longest = max(max(size) for size in sizes)
+    if len(set(sizes)) == 1 and longest <= AUTO_CHIP:
+        return sizes[0]
+    side = min(AUTO_CHIP, longest)
+    return side, side
+
+
+class Chip(TypedDict):
+    """One chip: arrays of the chip's size, its own number, and the epoch it was cut for."""
+
+    image: Image
+    labels: Labels
+    valid: Valid
+    index: int
+    epoch: int
+
+
+class Batch(TypedDict):
+    """A batch.
+
+    Attributes:
+        image: `(N, C, H, W)` float32.
+        labels: `(N, H, W)` or `(N, K, H, W)` int64.
+        valid: `(N, H, W)` bool.
+        index: `(N,)` int64, the chips' numbers.
+    """
+
+    image: Tensor
+    labels: Tensor
+    valid: Tensor
+    index: Tensor
+
+
+class Chips(Dataset[Chip]):
+    """The chips of some pairs.
+
+    For training an epoch has as many chips of an image as would cover it, at places drawn anew from
+    (seed, epoch, index). For validation they cover each image exactly once. What an image lacks to
+    a chip is mirrored, and does not count.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        sizes: Mapping[str, tuple[int, int]],
+        reader: Reader,
+        shape: tuple[int, int],
+        *,
+        seed: int,
+        training: bool,
+        cache_mb: int | None = None,
+    ) -> None:
+        """Plan the chips; nothing is read yet.
+
+        Args:
+            pairs: Where they are cut from.
+            sizes: (height, width) of the image files, by the pair's key [px].
+            reader: Reads the pairs.
+            shape: (height, width) of a chip [px].
+            seed: What the places are drawn from.
+            training: Whether places are drawn, or a lattice is cut.
+            cache_mb: Memory for images kept after the first reading; None takes a quarter of what
+                is free.
+        """
+        self.pairs, self.reader, self.shape = list(pairs), reader, shape
+        self.seed, self.training = seed, training
+        self.plan = [
+            (i, window)
+            for i, pair in enumerate(self.pairs)
+            for window in lattice(reader.resize or sizes[pair.key], shape)
+        ]
+        self._cache: dict[int, tuple[Image, NDArray[np.uint8], Valid]] = {}
+        self._room = 2**20 * ((memory_mb() or 4096) // 4 if cache_mb is None else cache_mb)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, at: tuple[int, int]) -> Chip:
+        """Cut a chip; `at` is (epoch, index)."""
+        epoch, index = at
+        which, window = self.plan[index]
+        image, labels, valid = self._read(which)
+        if self.training:
+            window = self._place(image.shape[-2:], window, epoch, index)
+        rows, columns = window.slices
+        return Chip(
+            image=_mirror(image[:, rows, columns], self.shape),
+            labels=_mirror(labels[..., rows, columns], self.shape).astype(np.int64),
+            valid=_padded(valid[rows, columns], self.shape),
+            index=index,
+            epoch=epoch,
+        )
+
+    def key(self, index: int) -> str:
+        """The key of the pair that a chip is cut from."""
+        return self.pairs[self.plan[index][0]].key
+
+    def _place(self, size: Sequence[int], window: Window, epoch: int, index: int) -> Window:
+        height, width = min(self.shape[0], size[0]), min(self.shape[1], size[1])
+        rng = np.random.Generator(
+            np.random.Philox(key=[self.seed, 2], counter=[0, 0, epoch, index])
+        )
+        row = int(rng.integers(size[0] - height + 1))
+        column = int(rng.integers(size[1] - width + 1))
+        return Window(row, column, height, width)
+
+    def _read(self, which: int) -> tuple[Image, NDArray[np.uint8], Valid]:
+        if which in self._cache:
+            return self._cache[which]
+        image, labels, valid = self.reader(self.pairs[which])
+        kept = image, labels.astype(np.uint8), valid
+        size = sum(part.nbytes for part in kept)
+        if size <= self._room:
+            self._room -= size
+            self._cache[which] = kept
+        return kept
+
+
+def lattice(size: tuple[int, int], shape: tuple[int, int]) -> Iterator[Window]:
+    """Yield the windows of at most `shape` that cover an image exactly once."""
+    for row in range(0, size[0], shape[0]):
+        for column in range(0, size[1], shape[1]):
+            height, width = min(shape[0], size[0] - row), min(shape[1], size[1] - column)
+            yield Window(row, column, height, width)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, index) for every chip: shuffled by (seed, epoch), or in order.
+
+    Lightning calls `set_epoch` at the start of each epoch, as torch's distributed sampler wants it.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
+        """Take the number of chips, the run's seed, and whether to shuffle."""
+        self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            philox = np.random.Philox(key=[self.seed, 3], counter=[0, 0, 0, self.epoch])
+            order = np.random.Generator(philox).permutation(self.length)
+        return iter([(self.epoch, int(index)) for index in order])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next, from 0."""
+        self.epoch = epoch
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Joins chips into a batch and augments it."""
+
+    augmentation: Augmentation | None
+    seed: int
+
+    def __call__(self, chips: list[Chip]) -> Batch:
+        image = torch.from_numpy(np.stack([chip["image"] for chip in chips]))
+        labels = torch.from_numpy(np.stack([chip["labels"] for chip in chips]))
+        valid = torch.from_numpy(np.stack([chip["valid"] for chip in chips]))
+        if self.augmentation:
+            size = (image.shape[-2], image.shape[-1])
+            changes = [
+                draw(self.augmentation, self.seed, chip["epoch"], chip["index"], size)
+                for chip in chips
+            ]
+            image, labels, valid = apply(self.augmentation, image, labels, valid, changes)
+        index = torch.tensor([chip["index"] for chip in chips])
+        return Batch(image=image, labels=labels, valid=valid, index=index)
+
+
+def make_loader(
+    chips: Chips,
+    batch_size: int,
+    *,
+    augmentation: Augmentation | None = None,
+    workers: int = 0,
+) -> DataLoader[Any]:
+    """Return the batches of an epoch; they are the same whatever the number of workers.
+
+    Args:
+        chips: Training chips are shuffled, others stay in order.
+        batch_size: Chips in a batch; the last one may be smaller.
+        augmentation: How chips are changed.
+        workers: Processes that read ahead; 0 reads in this one.
+    """
+    sampler = EpochSampler(len(chips), chips.seed, shuffle=chips.training)
+    return DataLoader(
+        chips,
+        # torch's stubs know whole numbers only; what a sampler yields goes to `Chips` as it is.
+        batch_sampler=BatchSampler(cast(Any, sampler), batch_size, drop_last=False),
+        collate_fn=Collate(augmentation, chips.seed),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        # A forked process would inherit torch's threads half-way through; spawn works everywhere.
+        multiprocessing_context="spawn" if workers else None,
+    )
+
+
+def _mirror(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Mirror the last two axes at their ends until they have this shape."""
+    for axis, side in ((-2, shape[0]), (-1, shape[1])):
+        old = values.shape[axis]
+        if old < side:
+            index = np.arange(side) % max(2 * (old - 1), 1)
+            index = np.where(index < old, index, 2 * (old - 1) - index)
+            values = np.take(values, index, axis=axis)
+    return np.ascontiguousarray(values)
+
+
+def _padded(valid: Valid, shape: tuple[int, int]) -> Valid:
+    whole = np.zeros(shape, dtype=np.bool_)
+    whole[: valid.shape[0], : valid.shape[1]] = valid
+    return whole

@@ -1,0 +1,151 @@
+"""All that is decided about a data set before a net sees it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from whatwhere.config import Recipe, parse_size, parse_split
+from whatwhere.data.augment import Augmentation
+from whatwhere.data.classes import describe
+from whatwhere.data.doctor import Survey, bands_of, check_classes, class_pixels, classes_of, survey
+from whatwhere.data.loader import Chips, Reader, chip_shape, make_loader
+from whatwhere.data.sources import Pair, Split, open_source
+from whatwhere.data.splits import split_pairs
+from whatwhere.data.stats import measure
+from whatwhere.errors import DataError, Problem
+from whatwhere.io.image import read_image
+from whatwhere.talk import Talk
+from whatwhere.types import Bands, Classes, Orientation, Valid
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """What a training does with its data.
+
+    Attributes:
+        survey: What is there.
+        classes: What the masks' numbers mean.
+        splits: The pairs of each split.
+        reader: Reads pairs as the net sees them.
+        shape: (height, width) of a chip [px].
+        recipe: The recipe it follows.
+    """
+
+    survey: Survey
+    classes: Classes
+    splits: dict[Split, list[Pair]]
+    reader: Reader
+    shape: tuple[int, int]
+    recipe: Recipe
+
+    @property
+    def orientation(self) -> Orientation:
+        return "free" if self.recipe.orientation == "free" else "upright"
+
+    def loader(self, split: Split, workers: int) -> DataLoader[Any]:
+        """Return the batches of a split; those of `train` are shuffled and augmented."""
+        recipe, training = self.recipe, split == "train"
+        chips = Chips(
+            self.splits[split],
+            {key: facts.size for key, facts in self.survey.facts.items()},
+            self.reader,
+            self.shape,
+            seed=recipe.seed,
+            training=training,
+        )
+        augmentation = Augmentation(
+            self.orientation,
+            flip=recipe.flip,
+            rotate=recipe.rotate,
+            scale=recipe.scale,
+            shift=recipe.shift,
+            brightness=recipe.brightness,
+            contrast=recipe.contrast,
+        )
+        return make_loader(
+            chips,
+            recipe.batch_size,
+            augmentation=augmentation if training and recipe.augment else None,
+            workers=workers,
+        )
+
+    def split_lists(self) -> dict[str, list[dict[str, str]]]:
+        """Return each split's pairs by key and digest: what a run keeps of its splits."""
+        return {
+            split: [{"key": p.key, "digest": self.survey.facts[p.key].digest} for p in pairs]
+            for split, pairs in self.splits.items()
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the number of pairs in each split and a digest of all images."""
+        digest = hashlib.sha256()
+        for pair in sorted(self.survey.pairs, key=lambda pair: pair.key):
+            digest.update(f"{pair.key}\0{self.survey.facts[pair.key].digest}\n".encode())
+        counts: dict[str, Any] = {split: len(pairs) for split, pairs in self.splits.items()}
+        return {**counts, "sha256": digest.hexdigest()}
+
+    def tell(self, talk: Talk) -> None:
+        """Say what was found and decided."""
+        counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in self.splits.items())
+        talk.say(f"data     {self.survey.source.root}: {len(self.survey.pairs)} pairs ({counts})")
+        talk.say(f"classes  {describe(self.classes)}")
+        bands = ", ".join(self.reader.bands.names)
+        resize = self.reader.resize
+        stretched = f"stretched to {resize[0]}×{resize[1]} px, " if resize else ""
+        talk.say(
+            f"images   bands: {bands}; {stretched}chips of {self.shape[0]}×{self.shape[1]} px; "
+            f"orientation {self.orientation}"
+        )
+
+
+def plan_data(root: Path, recipe: Recipe, talk: Talk) -> DataPlan:
+    """Look at a data set and decide everything.
+
+    Raises:
+        DataError: There is an error in the data; all that were found are named.
+        UsageError: The recipe does not fit the data.
+    """
+    found = survey(open_source(root), talk)
+    found.require_sound()
+    classes = classes_of(found, recipe.classes)
+    unknown = check_classes(found, classes)
+    if unknown:
+        Survey(found.source, found.facts, tuple(unknown)).require_sound()
+    bands = bands_of(found, recipe.bands)
+    splits = split_pairs(found.pairs, found.digests, parse_split(recipe.split), recipe.seed)
+    _require_both_sides(found, splits["train"], classes)
+    for problem in found.problems:
+        if problem.severity == "warning":
+            talk.say(f"warning  {problem}")
+    total = len(splits["train"])
+    images = talk.track(_pixels(splits["train"], bands), "measuring the images", total)
+    resize = parse_size(recipe.resize)
+    reader = Reader(bands, classes, measure(images), resize)
+    sizes = [resize or found.facts[pair.key].size for pair in found.pairs]
+    return DataPlan(found, classes, splits, reader, chip_shape(sizes, recipe.chip_size), recipe)
+
+
+def _pixels(pairs: list[Pair], bands: Bands) -> Iterator[tuple[NDArray[Any], Valid]]:
+    for pair in pairs:
+        pixels, valid = read_image(pair.image)
+        yield bands.select(pixels), valid
+
+
+def _require_both_sides(found: Survey, train: list[Pair], classes: Classes) -> None:
+    """Refuse to train where the training split shows fewer than two classes."""
+    pixels = class_pixels(found, train, classes)
+    there = [info.name for info, count in zip(classes, pixels, strict=True) if count]
+    if classes.task == "multilabel" and there:
+        return
+    if len(there) < 2:
+        cause = f"the training masks hold nothing but {', '.join(there) or 'ignored pixels'}."
+        remedy = "Add images of the other classes, or another --seed for the split."
+        problem = Problem("error", str(found.source.root), cause, remedy)
+        raise DataError(str(problem), [problem])

@@ -1,0 +1,223 @@
+"""Where images and masks lie: folders in, pairs out."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from whatwhere.errors import DataError, Problem
+from whatwhere.io.image import SUFFIXES
+
+Split: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_SPLIT_FOLDERS: dict[str, Split] = {
+    **{"train": "train", "training": "train"},
+    **{"val": "val", "valid": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
+_MASK_FOLDERS = ("masks", "labels")
+_MASK_ENDINGS = ("_mask", "_label", "-mask", "-label", "_labels", "_masks")
+_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
+
+LAYOUT = (
+    "A folder with images/ and masks/ (or labels/) is needed, with or without train/, val/ and "
+    "test/ above them."
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask.
+
+    Attributes:
+        key: The image's path below `images/` without its ending, behind the split folder if any.
+        image: The image file.
+        masks: The mask file; for a multi-label set one file for each label.
+        split: The split whose folder it lies in; None where there are no such folders.
+    """
+
+    key: str
+    image: Path
+    masks: tuple[Path, ...]
+    split: Split | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a folder holds.
+
+    Attributes:
+        root: The folder.
+        pairs: In the order of their keys.
+        labels: The names of a multi-label set's labels, its folders below `masks/`; else empty.
+        problems: What was noticed while pairing.
+    """
+
+    root: Path
+    pairs: tuple[Pair, ...]
+    labels: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def open_source(root: Path) -> Source:
+    """Find the pairs of images and masks in a folder.
+
+    Raises:
+        DataError: There is no such folder, or it has no `images/` and `masks/`.
+    """
+    if not root.exists():
+        raise DataError(f"{root}: there is no such folder. {LAYOUT}")
+    if not root.is_dir():
+        raise DataError(f"{root}: this is a file. {LAYOUT}")
+    parts: list[tuple[Split | None, Path]] = [
+        (_SPLIT_FOLDERS[folder.name.lower()], folder)
+        for folder in _folders(root)
+        if folder.name.lower() in _SPLIT_FOLDERS and _find(folder, ("images",))
+    ]
+    if not parts:
+        parts = [(None, root)]
+    problems: list[Problem] = []
+    pairs: list[Pair] = []
+    labels: set[tuple[str, ...]] = set()
+    for split, folder in parts:
+        images, masks = _find(folder, ("images",)), _find(folder, _MASK_FOLDERS)
+        if images is None or masks is None:
+            missing = "images/" if images is None else "masks/ or labels/"
+            raise DataError(f"{folder}: there is no {missing} in it. {LAYOUT}")
+        found, names = _pair_folder(folder, images, masks, split, problems)
+        pairs += found
+        labels.add(names)
+    if len(labels) > 1:
+        raise DataError(f"{root}: the split folders do not have the same labels below masks/.")
+    if not pairs and not problems:
+        raise DataError(f"{root}: there is no image in it ({', '.join(SUFFIXES)}). {LAYOUT}")
+    pairs.sort(key=lambda pair: (SPLITS.index(pair.split or "train"), pair.key))
+    return Source(root, tuple(pairs), labels.pop(), tuple(problems))
+
+
+def list_images(folder: Path) -> tuple[list[Path], list[Problem]]:
+    """Return the images below a folder in the order of their names, and what was passed over.
+
+    Hidden files, what file managers leave behind and what is no plain file are never opened.
+    """
+    found: list[Path] = []
+    problems: list[Problem] = []
+    others: Counter[str] = Counter()
+
+    def unreadable(error: OSError) -> None:
+        cause, remedy = "the folder may not be read.", "Give yourself the right to."
+        problems.append(Problem("error", str(error.filename), cause, remedy))
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not _is_junk(name))
+        for name in sorted(names):
+            path = Path(place, name)
+            if _is_junk(name):
+                continue
+            if path.suffix.lower() not in SUFFIXES:
+                others[path.suffix.lower() or "no ending"] += 1
+            elif not path.is_file():
+                cause = "this is no plain file, and was passed over."
+                problems.append(Problem("warning", str(path), cause, "Take it out."))
+            else:
+                found.append(path)
+    for ending, number in sorted(others.items()):
+        cause = f"{number} file{'s' * (number > 1)} with {ending} were passed over."
+        problems.append(Problem("note", str(folder), cause, f"Read are {', '.join(SUFFIXES)}."))
+    return found, problems
+
+
+def images_of(path: Path) -> list[Path]:
+    """Return the images that a path stands for: a file, a data set's images, or a folder's."""
+    if not path.is_dir():
+        return [path]
+    tops = [f for f in _folders(path) if f.name.lower() in _SPLIT_FOLDERS]
+    insides = [_find(top, ("images",)) for top in (path, *tops)]
+    places = [inside for inside in insides if inside is not None]
+    return [image for place in places or [path] for image in list_images(place)[0]]
+
+
+def _pair_folder(
+    folder: Path, images: Path, masks: Path, split: Split | None, problems: list[Problem]
+) -> tuple[list[Pair], tuple[str, ...]]:
+    both = [f for f in _folders(folder) if f.name.lower() in _MASK_FOLDERS]
+    if len(both) > 1:
+        cause = f"there are {both[0].name}/ and {both[1].name}/; {masks.name}/ was taken."
+        problems.append(Problem("warning", str(folder), cause, "Take the other one out."))
+    image_files = _by_key(images, problems)
+    labels = _label_folders(masks, image_files)
+    places = [masks / label for label in labels] or [masks]
+    mask_files = [_by_key(place, problems) for place in places]
+
+    pairs = []
+    for key, image in image_files.items():
+        partners = [_partner(key, files) for files in mask_files]
+        for place, partner in zip(places, partners, strict=True):
+            if partner is None:
+                cause = f"there is no mask for it in {place}."
+                remedy = "Add the mask, or take the image out."
+                problems.append(Problem("error", str(image), cause, remedy))
+        taken = [files.pop(name) for files, name in zip(mask_files, partners, strict=True) if name]
+        if len(taken) == len(places):
+            pairs.append(Pair(f"{split}/{key}" if split else key, image, tuple(taken), split))
+    for files in mask_files:
+        for mask in files.values():
+            cause = f"there is no image for it in {images}."
+            remedy = "Add the image, or take the mask out."
+            problems.append(Problem("error", str(mask), cause, remedy))
+    return pairs, labels
+
+
+def _by_key(folder: Path, problems: list[Problem]) -> dict[str, Path]:
+    files, noticed = list_images(folder)
+    problems += noticed
+    keyed: dict[str, Path] = {}
+    for path in files:
+        key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        if key in keyed:
+            cause = f"{keyed[key].name} has the same name but for the ending."
+            problems.append(Problem("error", str(path), cause, "Keep one of the two."))
+            continue
+        keyed[key] = path
+    return keyed
+
+
+def _label_folders(masks: Path, images: dict[str, Path]) -> tuple[str, ...]:
+    """The labels of a multi-label set: folders below `masks/` that each repeat the images' keys."""
+    inside = [f for f in _folders(masks) if not _is_junk(f.name)]
+    tops = {key.split("/")[0] for key in images if "/" in key}
+    if not inside or any(folder.name in tops for folder in inside):
+        return ()
+    if any(path.is_file() and path.suffix.lower() in SUFFIXES for path in masks.iterdir()):
+        return ()
+    return tuple(folder.name for folder in inside)
+
+
+def _partner(key: str, masks: dict[str, Path]) -> str | None:
+    """The mask with the image's key, or the only one that differs by `_mask` or by case."""
+    if key in masks:
+        return key
+    for ending in _MASK_ENDINGS:
+        if key + ending in masks:
+            return key + ending
+    alike = [name for name in masks if name.casefold() == key.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _find(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of these folders that is there, whatever the case of its name."""
+    there: dict[str, Path] = {path.name.lower(): path for path in _folders(folder)}
+    return next((there[name] for name in names if name in there), None)
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _JUNK

@@ -1,0 +1,123 @@
+"""Which pairs train, which validate, which test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from whatwhere.data.sources import Pair, Split
+from whatwhere.errors import DataError, UsageError
+
+
+def split_pairs(
+    pairs: Sequence[Pair],
+    digests: Mapping[str, str],
+    shares: tuple[float, float, float],
+    seed: int,
+) -> dict[Split, list[Pair]]:
+    """Return the pairs of each split.
+
+    Splits that the folders give are kept; a validation split that they lack is taken from the
+    training pairs. Else the pairs are shuffled by the seed and dealt out, identical images always
+    to one side.
+
+    Args:
+        pairs: All pairs.
+        digests: The digest of each pair's image, by key.
+        shares: Of training, validation and test, summing to 1.
+        seed: What the shuffle is drawn from.
+
+    Raises:
+        DataError: There are not enough different images to train and to validate.
+    """
+    given: dict[Split, list[Pair]] = {"train": [], "val": [], "test": []}
+    if any(pair.split for pair in pairs):
+        for pair in pairs:
+            given[pair.split or "train"].append(pair)
+        if not given["train"]:
+            raise DataError("the folder has no training pairs in train/.")
+        if given["val"]:
+            return given
+        train, val = shares[0] / (shares[0] + shares[1]), shares[1] / (shares[0] + shares[1])
+        dealt = _deal(given["train"], digests, (train, val, 0.0), seed)
+        return {"train": dealt["train"], "val": dealt["val"], "test": given["test"]}
+    return _deal(pairs, digests, shares, seed)
+
+
+def _deal(
+    pairs: Sequence[Pair],
+    digests: Mapping[str, str],
+    shares: tuple[float, float, float],
+    seed: int,
+) -> dict[Split, list[Pair]]:
+    groups: dict[str, list[Pair]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.key):
+        groups.setdefault(digests[pair.key], []).append(pair)
+    needed = 2 if shares[2] == 0 else 3
+    if len(groups) < 2:
+        raise DataError(
+            f"there {'is' if len(groups) == 1 else 'are'} {len(groups)} different image"
+            f"{'s' * (len(groups) != 1)}: at least 2 are needed, one to train on and one to "
+            "validate on. Add images, or cut this one into several."
+        )
+    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(groups))
+    shuffled = [list(groups.values())[i] for i in order]
+    total = len(pairs)
+    wanted = {"val": max(1, round(shares[1] * total)), "test": round(shares[2] * total)}
+    if needed == 3 and len(groups) >= 3:
+        wanted["test"] = max(1, wanted["test"])
+    dealt: dict[Split, list[Pair]] = {"train": [], "val": [], "test": []}
+    for i, group in enumerate(shuffled):
+        left = len(shuffled) - i
+        side: Split = "train"
+        if left > 1 or dealt["train"]:  # the last group trains if none does yet
+            if len(dealt["val"]) < wanted["val"]:
+                side = "val"
+            elif len(dealt["test"]) < wanted["test"]:
+                side = "test"
+        dealt[side] += group
+    for name in dealt:
+        dealt[name].sort(key=lambda pair: pair.key)
+    return dealt
+
+
+def choose(
+    pairs: Sequence[Pair],
+    digests: Mapping[str, str],
+    seen: Mapping[str, Sequence[str]],
+    wanted: str,
+) -> tuple[list[Pair], str]:
+    """Return the pairs of a data set that a run should be scored on.
+
+    A data set is the one the run was trained from if it holds an image that training or validation
+    saw; then only the wanted split is taken. Of any other data set every pair is.
+
+    Args:
+        pairs: The pairs of the data set.
+        digests: The digests of their images, by key.
+        seen: The digests of the run's images, by split.
+        wanted: `auto` for the test split, or `train`, `val`, `test`, `all`.
+
+    Returns:
+        The pairs, and what they are, in words.
+
+    Raises:
+        UsageError: `wanted` is no such word.
+        DataError: No pair of the wanted split is there.
+    """
+    if wanted == "all":
+        return list(pairs), "all pairs"
+    if wanted not in ("auto", "train", "val", "test"):
+        raise UsageError(f"--part must be auto, train, val, test or all, not {wanted!r}.")
+    familiar = set(seen["train"]) | set(seen["val"])
+    if not any(digests[pair.key] in familiar for pair in pairs):
+        return list(pairs), "all pairs of data the run has not seen"
+    split = "test" if wanted == "auto" else wanted
+    chosen = [pair for pair in pairs if digests[pair.key] in set(seen[split])]
+    if not chosen:
+        raise DataError(
+            f"no pair of the run's {split} split is here, and the others were seen in training. "
+            "Take other data, or --part all to score these all the same."
+        )
+    return chosen, f"the {split} split of the data the run was trained from"

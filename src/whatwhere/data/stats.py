@@ -1,0 +1,78 @@
+"""Mean and standard deviation of each band, in one pass over the pixels that count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatwhere.errors import DataError
+from whatwhere.types import Normalization, Valid
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations of each band; two of them can be merged.
+
+    Attributes:
+        count: Pixels that counted.
+        mean: `(C,)` float64.
+        squares: `(C,)` float64, the sum of squared deviations from the mean.
+    """
+
+    count: int
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pixels: NDArray[Any], valid: Valid) -> Moments:
+        """Measure the valid pixels of one image `(C, H, W)`."""
+        values = pixels[:, valid].astype(np.float64)
+        if values.shape[1] == 0:
+            return cls(0, np.zeros(len(pixels)), np.zeros(len(pixels)))
+        mean = values.mean(axis=1)
+        return cls(values.shape[1], mean, ((values - mean[:, None]) ** 2).sum(axis=1))
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both sets together.
+
+        Source: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
+        Sample Variances", 1979, equation 2.1.
+        """
+        count = self.count + other.count
+        if count == 0:
+            return self
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / count)
+        squares = self.squares + other.squares + shift**2 * (self.count * other.count / count)
+        return Moments(count, mean, squares)
+
+    def normalization(self) -> Normalization:
+        """Return mean and standard deviation; a band that never changes has a deviation of 1.
+
+        Raises:
+            DataError: No pixel counted.
+        """
+        if self.count == 0:
+            raise DataError("no pixel of the training images counts: all are without data.")
+        std = [math.sqrt(s / self.count) for s in self.squares.tolist()]
+        return Normalization(tuple(self.mean.tolist()), tuple(s if s > 0 else 1.0 for s in std))
+
+
+def measure(images: Iterable[tuple[NDArray[Any], Valid]]) -> Normalization:
+    """Return the normalisation of a set of images `(C, H, W)` with their valid pixels.
+
+    Raises:
+        DataError: No pixel counts.
+    """
+    moments: Moments | None = None
+    for pixels, valid in images:
+        one = Moments.of(pixels, valid)
+        moments = one if moments is None else moments.merge(one)
+    if moments is None:
+        raise DataError("there is no training image.")
+    return moments.normalization()

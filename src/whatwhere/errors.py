@@ -1,0 +1,107 @@
+"""What can go wrong, and the exit code each of them has.
+
+    WhatwhereError                       1  a fault of ours
+    ├── UsageError        ValueError     2  flags, arguments, recipes
+    │   └── ShapeError    ValueError     2  an array or image of a size that cannot be taken
+    ├── MissingExtraError ImportError    2  an optional library is needed and not installed
+    ├── DataError         ValueError     3  images, masks and folders
+    ├── BundleError       ValueError     4  a bundle that is damaged, unknown or does not fit
+    ├── OutputError       OSError        5  disks, permissions, memory
+    ├── NumericsError     ArithmeticError 6 numbers that are no longer numbers
+    └── BusyError         OSError        75 somebody else holds the run
+
+Each one inherits a builtin too, so that callers may catch either. A message says what was asked,
+what came, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class WhatwhereError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(WhatwhereError, ValueError):
+    """A flag, an argument or a recipe that cannot be followed."""
+
+    exit_code = 2
+
+
+class ShapeError(UsageError):
+    """An image or array of a shape that cannot be taken."""
+
+
+class MissingExtraError(WhatwhereError, ImportError):
+    """A library is needed that is not installed."""
+
+    exit_code = 2
+
+
+class BundleError(WhatwhereError, ValueError):
+    """A bundle that is damaged, unknown, or does not fit what is asked of it."""
+
+    exit_code = 4
+
+
+class OutputError(WhatwhereError, OSError):
+    """Something could not be written."""
+
+    exit_code = 5
+
+
+class NumericsError(WhatwhereError, ArithmeticError):
+    """A loss, a weight or a probability that is not a finite number."""
+
+    exit_code = 6
+
+
+class BusyError(WhatwhereError, OSError):
+    """Another process holds the run."""
+
+    exit_code = 75
+
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that was noticed about the data.
+
+    Attributes:
+        severity: `error` stops a training, `warning` may spoil it, `note` is worth knowing.
+        file: The file or folder it is about, as the user would type it.
+        cause: What is the matter, one sentence.
+        remedy: What to do about it, one sentence.
+    """
+
+    severity: Severity
+    file: str
+    cause: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.cause} {self.remedy}".strip()
+
+
+class DataError(WhatwhereError, ValueError):
+    """Images, masks or folders that cannot be used; carries every problem that was found.
+
+    Attributes:
+        problems: All of them, in the order found; empty when the message says it all.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, problems: Iterable[Problem] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__(message)

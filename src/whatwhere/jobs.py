@@ -1,0 +1,300 @@
+"""One function for each verb; the command line and Python call these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from whatwhere import bundle, files, runs
+from whatwhere import evaluate as scoring
+from whatwhere.bundle import Card
+from whatwhere.config import Recipe, make_recipe
+from whatwhere.data import doctor
+from whatwhere.data.sources import Pair, open_source
+from whatwhere.data.splits import choose
+from whatwhere.errors import DataError, Problem, UsageError
+from whatwhere.predict.decide import parse_thresholds
+from whatwhere.predict.engine import TILE, Predictor
+from whatwhere.predict.images import Written, plan_outputs, predict_image, table_of
+from whatwhere.runs import Run
+from whatwhere.talk import Talk
+
+
+def inspect(data: str | Path, classes: str = "", talk: Talk | None = None) -> dict[str, Any]:
+    """Say what is in a data set and what is wrong with it.
+
+    Args:
+        data: A folder with `images/` and `masks/`.
+        classes: The class table, where it cannot be found (see `Recipe.classes`).
+        talk: Where the progress goes.
+
+    Returns:
+        Counts, sizes, types, classes with their shares, and `problems`: a list of objects with
+        `severity`, `file`, `cause`, `remedy`, errors first.
+
+    Raises:
+        DataError: There is no such folder, or it is none of images and masks.
+    """
+    found = doctor.survey(open_source(Path(data)), talk or Talk())
+    table = None
+    more: list[Problem] = []
+    if found.facts:
+        try:
+            table = doctor.classes_of(found, classes)
+            more += doctor.check_classes(found, table)
+        except DataError as error:
+            more.append(Problem("error", str(data), str(error), ""))
+        try:
+            doctor.bands_of(found, "auto")
+        except DataError as error:
+            more.append(Problem("error", str(data), str(error), ""))
+    problems = tuple(sorted([*found.problems, *more], key=_severity))
+    return doctor.summary(doctor.Survey(found.source, found.facts, problems), table)
+
+
+def train(
+    data: str | Path,
+    output: str | Path,
+    *,
+    recipe: str | Path | Recipe = "tutorial",
+    device: str = "auto",
+    workers: int = 0,
+    dry_run: bool = False,
+    talk: Talk | None = None,
+    **settings: Any,
+) -> Run | None:
+    """Train a net on a folder of images and masks.
+
+    A pass through the whole chain on a few chips goes before, so that what would fail in the night
+    fails in the first minute.
+
+    Args:
+        data: A folder with `images/` and `masks/`.
+        output: The run folder, which must not hold a run yet.
+        recipe: A name, a TOML file, or a `Recipe`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        workers: Processes that read ahead; 0 reads in this one.
+        dry_run: Stop after the first pass, and say what the rest would take.
+        talk: Where lines and bars go.
+        **settings: Any setting of `Recipe`, such as `resize=128` or `epochs=20`.
+
+    Returns:
+        The run; None after a dry run.
+
+    Raises:
+        UsageError: A setting is unknown or out of its range, or the folder holds a run.
+        DataError: There is an error in the data; all that were found are named.
+        OutputError: The run folder cannot be written.
+        NumericsError: The loss is not finite.
+    """
+    from whatwhere.training import train_run
+
+    chosen = make_recipe(recipe, **settings)
+    return train_run(Path(data), Path(output), chosen, device, workers, dry_run, talk or Talk())
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path,
+    *,
+    part: str = "auto",
+    threshold: str | float | None = None,
+    device: str = "auto",
+    tile: int = TILE,
+    talk: Talk | None = None,
+) -> dict[str, Any]:
+    """Score a run.
+
+    Args:
+        run: A run folder or a bundle.
+        data: A folder with `images/` and `masks/`. If it is the one the run was trained from, its
+            test split is scored; of any other every pair.
+        part: `train`, `val`, `test` or `all` to score just these.
+        threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        tile: The longest side of what the net sees at once [px].
+        talk: Where the progress goes.
+
+    Returns:
+        `classes` (a list of objects with `name value iou dice precision recall support`),
+        `mean_iou`, `mean_iou_images`, `pixel_accuracy`, `threshold`, `images`, and `on`: what was
+        scored, in words.
+
+    Raises:
+        BundleError: The run is missing or damaged.
+        DataError: The data cannot be read, or does not fit the run's classes or bands.
+    """
+    talk, run = talk or Talk(), Path(run)
+    predictor = Predictor.open(run, device, tile)
+    card = predictor.card
+    thresholds = _thresholds(threshold, card)
+    pairs, on = _pairs(run, data, card, part, talk)
+    found = scoring.evaluate(
+        talk.track(scoring.answers(predictor, pairs), "scoring", len(pairs)),
+        card.classes,
+        thresholds,
+    )
+    scores = {**found.to_json(), "on": on}
+    ours = runs.has_report(run) and on.startswith("the test split")
+    if ours and part == "auto" and threshold is None:
+        runs.keep_scores(run, "test", found, scores)
+        runs.rewrite_report(run, predictor.card)
+    return scores
+
+
+def tune(
+    run: str | Path,
+    data: str | Path,
+    *,
+    metric: str = "iou",
+    device: str = "auto",
+    tile: int = TILE,
+    talk: Talk | None = None,
+) -> dict[str, Any]:
+    """Choose the threshold of each label and keep it in the bundle.
+
+    Args:
+        run: A run folder or a bundle.
+        data: A folder with `images/` and `masks/`. If it is the one the run was trained from, its
+            validation split is taken; of any other every pair.
+        metric: `iou`, `dice`, `mean_iou`, `mean_iou_images` or `pixel_accuracy`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        tile: The longest side of what the net sees at once [px].
+        talk: Where the progress goes.
+
+    Returns:
+        `metric`, `on`, `images`, and `labels`: for each one `threshold`, `value` of the metric
+        there, and `at_half`, its value at 0.5.
+
+    Raises:
+        UsageError: A softmax has no threshold; the metric is not known.
+        BundleError: The run is missing or damaged.
+        DataError: The data cannot be read, or does not fit the run.
+    """
+    talk, run = talk or Talk(), Path(run)
+    chosen = scoring.parse_metric(metric)
+    predictor = Predictor.open(run, device, tile)
+    card = predictor.card
+    if card.classes.task == "multiclass":
+        raise UsageError(
+            f"{run}: a net of {len(card.classes)} classes takes the most likely one and has no "
+            "threshold to tune."
+        )
+    pairs, on = _pairs(run, data, card, "auto-val", talk)
+    found = scoring.evaluate(
+        talk.track(scoring.answers(predictor, pairs), "tuning", len(pairs)),
+        card.classes,
+        card.thresholds,
+    )
+    if found.histogram is None:
+        raise DataError(f"{data}: no probability was counted.")
+    tuning = scoring.tune(found.histogram, chosen)
+    rows = zip(card.classes.labels, tuning.thresholds, tuning.values, tuning.at_half, strict=True)
+    labels = {
+        info.name: {"threshold": threshold, "value": value, "at_half": half}
+        for info, threshold, value, half in rows
+    }
+    told = {"metric": chosen, "on": on, "images": len(pairs), "labels": labels}
+    card = card.replace(thresholds=tuning.thresholds, tuning=told)
+    bundle.save_card(bundle.bundle_folder(run), card)
+    predictor.card = card
+    if runs.has_report(run):
+        runs.keep_thresholds(run, found, card.thresholds)
+        runs.rewrite_report(run, predictor.card)
+    return told
+
+
+def predict(
+    run: str | Path,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    threshold: str | float | None = None,
+    probabilities: bool = False,
+    overlay: bool = False,
+    table: str | Path | None = None,
+    device: str = "auto",
+    tile: int = TILE,
+    talk: Talk | None = None,
+) -> list[Written]:
+    """Segment images.
+
+    Args:
+        run: A run folder or a bundle.
+        inputs: Files and folders; of a folder with `images/` these are taken.
+        output: A folder; or a PNG file for one input image.
+        threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
+        probabilities: Write 16-bit probabilities too.
+        overlay: Write pictures of the classes over the image too.
+        table: A CSV file to write each image's pixels and shares of each class to.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        tile: The longest side of what the net sees at once [px].
+        talk: Where the progress goes.
+
+    Returns:
+        What was written for each image.
+
+    Raises:
+        BundleError: The run is missing or damaged.
+        DataError: Images cannot be read; all others are segmented first, then all such are named.
+        OutputError: A file cannot be written.
+    """
+    talk = talk or Talk()
+    sources = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    predictor = Predictor.open(Path(run), device, tile)
+    thresholds = _thresholds(threshold, predictor.card)
+    targets, file = plan_outputs([Path(source) for source in sources], Path(output))
+    folder = Path(output) if file is None else file.parent
+    written: list[Written] = []
+    problems: list[Problem] = []
+    for target in talk.track(targets, "segmenting", len(targets)):
+        try:
+            one = predict_image(
+                predictor,
+                target,
+                folder,
+                thresholds=thresholds,
+                probabilities=probabilities,
+                overlay=overlay,
+                file=file,
+            )
+            written.append(one)
+        except DataError as error:
+            problems += error.problems or [Problem("error", str(target.image), str(error), "")]
+    if table is not None:
+        files.write_text(Path(table), table_of(written))
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems[:20])
+        raise DataError(
+            f"{len(problems)} of {len(targets)} images could not be segmented:\n{listed}", problems
+        )
+    return written
+
+
+def _pairs(
+    run: Path, data: str | Path, card: Card, part: str, talk: Talk
+) -> tuple[list[Pair], str]:
+    """Survey a data set and choose the pairs to score; `auto-val` takes validation for `auto`."""
+    found = doctor.survey(open_source(Path(data)), talk)
+    found.require_sound()
+    unknown = doctor.check_classes(found, card.classes)
+    if unknown:
+        doctor.Survey(found.source, found.facts, tuple(unknown)).require_sound()
+    seen = runs.seen_images(run)
+    familiar = {*seen["train"], *seen["val"]} & set(found.digests.values())
+    if part == "auto-val":
+        part = "val" if familiar else "all"
+    pairs, on = choose(found.pairs, found.digests, seen, part)
+    talk.say(f"{len(pairs)} images: {on}")
+    return pairs, on
+
+
+def _thresholds(threshold: str | float | None, card: Card) -> tuple[float, ...]:
+    if threshold is None:
+        return card.thresholds
+    return parse_thresholds(str(threshold), card.classes)
+
+
+def _severity(problem: Problem) -> int:
+    return ("error", "warning", "note").index(problem.severity)

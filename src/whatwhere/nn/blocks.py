@@ -1,0 +1,133 @@
+"""The pieces U-Nets are made of."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+UpsampleMode: TypeAlias = Literal["transposed", "nearest", "bilinear"]
+UPSAMPLE_MODES: tuple[UpsampleMode, ...] = ("transposed", "nearest", "bilinear")
+
+# A normal distribution cut off at two standard deviations has this much of its former one left;
+# Keras divides by it (keras.initializers.VarianceScaling).
+_TRUNCATED_STD = 0.87962566103423978
+
+
+def he_normal_(weight: Tensor, fan_in: int) -> None:
+    """Fill with He's normal start, cut off at two standard deviations.
+
+    Source: He et al., "Delving Deep into Rectifiers", 2015, equation 10.
+    """
+    std = math.sqrt(2.0 / fan_in) / _TRUNCATED_STD
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+class ConvBlock(nn.Module):
+    """Two consecutive convolutions of "same" size, each with batch norm and ReLU.
+
+    Shapes:
+        `(N, in_channels, H, W)` → `(N, out_channels, H, W)`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 3,
+        batchnorm: bool = True,
+        momentum: float = 0.99,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (in_channels, out_channels):
+            conv = nn.Conv2d(channels, out_channels, kernel_size, padding="same")
+            he_normal_(conv.weight, fan_in=channels * kernel_size**2)
+            nn.init.zeros_(_bias(conv))
+            layers.append(conv)
+            if batchnorm:
+                # Keras' momentum is the share kept, torch's the share replaced.
+                layers.append(nn.BatchNorm2d(out_channels, eps=1e-3, momentum=1.0 - momentum))
+            layers.append(nn.ReLU(inplace=True))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+class TransposedSame(nn.Module):
+    """A transposed 3×3 convolution of stride 2, padded as Keras pads "same".
+
+    Keras' lies one pixel off `ConvTranspose2d(3, 2, padding=1, output_padding=1)`: the full result
+    has 2n + 1 rows and columns, and the last ones are cut.
+
+    Shapes:
+        `(N, in_channels, H, W)` → `(N, out_channels, 2H, 2W)`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2)
+        nn.init.xavier_uniform_(self.conv.weight)
+        nn.init.zeros_(_bias(self.conv))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out[..., :-1, :-1]
+
+
+class ResizeConv(nn.Module):
+    """Nearest or bilinear enlargement by two, then a 3×3 convolution of "same" size.
+
+    Shapes:
+        `(N, in_channels, H, W)` → `(N, out_channels, 2H, 2W)`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, mode: UpsampleMode) -> None:
+        super().__init__()
+        corners = False if mode == "bilinear" else None
+        self.enlarge = nn.Upsample(scale_factor=2, mode=mode, align_corners=corners)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding="same")
+        nn.init.xavier_uniform_(self.conv.weight)
+        nn.init.zeros_(_bias(self.conv))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(self.enlarge(x))
+        return out
+
+
+def make_upsample(in_channels: int, out_channels: int, mode: UpsampleMode) -> nn.Module:
+    """Return the layer that doubles height and width and changes the number of channels."""
+    if mode == "transposed":
+        return TransposedSame(in_channels, out_channels)
+    return ResizeConv(in_channels, out_channels, mode)
+
+
+def mirror_up(x: Tensor, height: int, width: int) -> Tensor:
+    """Mirror an image at its last row and column until it has the size asked for.
+
+    The edge pixels are not repeated, and mirroring goes back and forth where the image is smaller
+    than what is missing; an image of one row or column repeats it.
+
+    Shapes:
+        `(N, C, H, W)` → `(N, C, height, width)`.
+    """
+    for dim, size in ((-2, height), (-1, width)):
+        old = x.shape[dim]
+        if old == size:
+            continue
+        index = torch.arange(size, device=x.device)
+        period = max(2 * (old - 1), 1)
+        index = index % period
+        x = x.index_select(dim, torch.where(index < old, index, period - index))
+    return x
+
+
+def _bias(conv: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    if conv.bias is None:
+        raise TypeError("the convolution has no bias.")
+    return conv.bias

@@ -1,0 +1,242 @@
+"""A run in pictures and words: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from whatwhere import files
+from whatwhere.bundle import Card
+from whatwhere.types import Classes
+
+FOLDER = "report"
+Color: TypeAlias = tuple[int, int, int]
+
+
+def areas_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the areas as CSV."""
+    stream = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return stream.getvalue()
+
+
+def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
+    """Return a paragraph for a paper: what was done, with every number of the recipe."""
+    recipe, data = card.recipe, card.data
+    size = f"stretched to {card.resize[0]}×{card.resize[1]} px" if card.resize else "at their size"
+    loss = "cross-entropy" if card.classes.task == "multiclass" else "binary cross-entropy"
+    flips = "left-right flips" if card.orientation == "upright" else "all symmetries of the square"
+    changes = (
+        f"Training chips were changed at random: {flips}, rotations up to {recipe['rotate']:g}°, "
+        f"scale up to {recipe['scale']:.0%}, shifts up to {recipe['shift']:.0%}, brightness up to "
+        f"{recipe['brightness']:g} standard deviations and contrast up to {recipe['contrast']:.0%}."
+        if recipe["augment"]
+        else "Training chips were not augmented."
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
+    text = (
+        f"A U-Net ({card.model}, {card.parameters:,} parameters, {recipe['n_filters']} filters in "
+        f"the first block, dropout {recipe['dropout']:g}) was trained on {data['train']} images and "
+        f"validated on {data['val']}; {data['test']} were kept for testing. Images were taken "
+        f"{size} and normalised by mean and standard deviation of the training images. {changes} "
+        f"Weights were fitted by Adam (learning rate {recipe['lr']:g}, β₁ {recipe['beta_1']:g}, "
+        f"β₂ {recipe['beta_2']:g}, ε {recipe['epsilon']:g}) on the {loss} in batches of "
+        f"{recipe['batch_size']}; the learning rate was multiplied by {recipe['lr_factor']:g} "
+        f"after {recipe['lr_patience']} epochs without a better validation loss, training stopped "
+        f"after {recipe['stop_patience']} or after {recipe['epochs']} epochs, and the weights of "
+        f"the best epoch ({card.scores['epoch']:g}, validation loss "
+        f"{card.scores['val_loss']:.4f}) were kept."
+    )
+    if card.tuning:
+        chosen = ", ".join(f"{threshold:g}" for threshold in card.thresholds)
+        text += (
+            f" The threshold ({chosen}) was chosen on the {card.tuning['on']} as the one with "
+            f"the highest {card.tuning['metric']}."
+        )
+    elif card.thresholds:
+        text += " The threshold was 0.5."
+    if scored:
+        text += (
+            f" On {scored['images']} images ({scored['on']}) the mean IoU was "
+            f"{scored['mean_iou']:.3f} and {scored['pixel_accuracy']:.1%} of the pixels were right."
+        )
+    return f"{text} Seed {recipe['seed']}; {versions}."
+
+
+def write(run: Path, card: Card, colors: Sequence[tuple[str, Color]]) -> Path:
+    """Put what lies in `RUN/report/` into `RUN/report.html`; what is not there is left out.
+
+    Args:
+        run: The run folder.
+        card: Of its bundle.
+        colors: What the colours of the errors mean: names and `(red, green, blue)`.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    folder = run / FOLDER
+    sections: list[str] = []
+    test, validation = _json(folder / "test.json"), _json(folder / "validation.json")
+    sections.append(_headline(card, test or validation))
+    for title, name, note in (
+        ("Training", "curves", ""),
+        ("Examples", "examples", _legend(card.classes, colors)),
+        ("Threshold", "thresholds", _threshold_note(card)),
+    ):
+        picture = folder / f"{name}.png"
+        if picture.exists():
+            sections.append(f"<h2>{title}</h2>{note}{_embed(picture, title)}")
+    for title, scored in (("Test", test), ("Validation", validation)):
+        if scored:
+            sections.append(f"<h2>Scores: {title.lower()}</h2>{_score_table(scored)}")
+            picture = folder / f"areas_{title.lower()}.png"
+            if picture.exists():
+                source = f"{FOLDER}/areas_{title.lower()}.csv"
+                sections.append(
+                    f"<p>Counts and areas of each image: <a href='{source}'>{source}</a></p>"
+                    f"{_embed(picture, 'Areas', 'small')}"
+                )
+    data = _json(folder / "data.json")
+    if data:
+        sections.append(f"<h2>Data</h2>{_data_table(data, card)}")
+    sections.append(f"<h2>Methods</h2><p class='methods'>{_e(methods(card, test))}</p>")
+    page = _PAGE.replace("{title}", _e(run.name)).replace("{body}", "\n".join(sections))
+    return files.write_text(run / "report.html", page)
+
+
+def _headline(card: Card, scored: Mapping[str, Any] | None) -> str:
+    cells = [("model", card.model), ("best epoch", f"{card.scores['epoch']:g}")]
+    if scored:
+        rows = [row for row in scored["classes"] if row["name"] in [i.name for i in card.classes]]
+        if card.classes.task == "binary":
+            cells.insert(0, (f"IoU of {rows[-1]['name']}", _score(rows[-1]["iou"])))
+        cells.insert(0, ("mean IoU", _score(scored["mean_iou"])))
+        cells.append(("scored on", scored["on"]))
+    if card.thresholds:
+        cells.append(("threshold", ", ".join(f"{t:g}" for t in card.thresholds)))
+    boxes = "".join(
+        f"<div><b>{_e(value)}</b><span>{_e(name)}</span></div>" for name, value in cells
+    )
+    return f"<div class='headline'>{boxes}</div>"
+
+
+def _legend(classes: Classes, colors: Sequence[tuple[str, Color]]) -> str:
+    keys = [(info.name, info.color) for info in classes]
+    keys += colors
+    chips = "".join(f"<span><i style='background:rgb{c}'></i>{_e(n)}</span>" for n, c in keys)
+    return (
+        "<p>Validation images from the worst to the best, evenly spread.</p>"
+        f"<p class='legend'>{chips}</p>"
+    )
+
+
+def _threshold_note(card: Card) -> str:
+    if not card.tuning:
+        return (
+            "<p>On the validation images. The bundle holds 0.5; "
+            "<code>whatwhere tune RUN DATA</code> chooses the best.</p>"
+        )
+    rows = "".join(
+        f"<li>{_e(name)}: {_e(card.tuning['metric'])} {_score(row['value'])} at "
+        f"{row['threshold']:g}, {_score(row['at_half'])} at 0.5</li>"
+        for name, row in card.tuning["labels"].items()
+    )
+    return f"<p>Chosen on the {_e(card.tuning['on'])}:</p><ul>{rows}</ul>"
+
+
+def _score_table(scored: Mapping[str, Any]) -> str:
+    heads = ("IoU", "Dice", "precision", "recall")
+    rows = "".join(
+        f"<tr><td>{_e(row['name'])}</td><td>{row['value']}</td>"
+        + "".join(f"<td>{_score(row[head.lower()])}</td>" for head in heads)
+        + f"<td>{row['support']:,}</td></tr>"
+        for row in scored["classes"]
+    )
+    titles = "".join(f"<th>{head}</th>" for head in ("class", "value", *heads, "pixels"))
+    return (
+        f"<p>{scored['images']} images, {_e(scored['on'])}.</p>"
+        f"<table><tr>{titles}</tr>{rows}</table>"
+        f"<p>Mean IoU {_score(scored['mean_iou'])} (over the whole set), "
+        f"{_score(scored['mean_iou_images'])} (mean over images); pixel accuracy "
+        f"{_score(scored['pixel_accuracy'])}.</p>"
+    )
+
+
+def _data_table(data: Mapping[str, Any], card: Card) -> str:
+    sizes = ", ".join(f"{s['height']}×{s['width']} ({s['images']})" for s in data["sizes"][:6])
+    lines = {
+        "folder": data["root"],
+        "pairs": f"{data['pairs']}: {card.data['train']} to train, {card.data['val']} to validate, "
+        f"{card.data['test']} to test",
+        "sizes [px]": sizes + (" …" if len(data["sizes"]) > 6 else ""),
+        "number types": ", ".join(f"{name} ({count})" for name, count in data["types"].items()),
+        "bands": ", ".join(card.bands.names),
+        "orientation": card.orientation,
+    }
+    rows = "".join(f"<tr><th>{_e(k)}</th><td>{_e(str(v))}</td></tr>" for k, v in lines.items())
+    shares = "".join(
+        f"<tr><td>{_e(row['name'])}</td><td>{', '.join(map(str, row['raw']))}</td>"
+        f"<td>{row['value']}</td><td>{row['share']:.1%}</td></tr>"
+        for row in data["classes"]
+    )
+    notes = "".join(
+        f"<li><b>{p['severity']}</b> {_e(p['file'])}: {_e(p['cause'])} {_e(p['remedy'])}</li>"
+        for p in data["problems"][:20]
+    )
+    heads = "<tr><th>class</th><th>read as</th><th>written as</th><th>pixels</th></tr>"
+    return f"<table>{rows}</table><table>{heads}{shares}</table><ul>{notes}</ul>"
+
+
+def _embed(path: Path, alt: str, kind: str = "") -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f"<img class='{kind}' alt='{_e(alt)}' src='data:image/png;base64,{data}'>"
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _e(text: str) -> str:
+    return html.escape(str(text), quote=True)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title} · whatwhere</title>
+<style>
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2rem auto; padding: 0 1rem;
+  color: #222; background: #fff; }
+h1 { font-weight: 600; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
+img { max-width: 100%; display: block; } img.small { max-width: 430px; }
+table { border-collapse: collapse; margin: .6rem 0 1rem; }
+th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #eee;
+  font-variant-numeric: tabular-nums; vertical-align: top; overflow-wrap: anywhere; }
+.headline { display: flex; flex-wrap: wrap; gap: .8rem; }
+.headline div { background: #f4f6f8; border-radius: 8px; padding: .6rem 1rem; }
+.headline b { display: block; font-size: 1.25rem; } .headline span { color: #666; }
+.legend span { margin-right: 1.2rem; } .legend i { display: inline-block; width: .9em;
+  height: .9em; margin-right: .35em; vertical-align: -.1em; border: 1px solid #999; }
+.methods { background: #f4f6f8; border-radius: 8px; padding: 1rem; }
+</style></head><body>
+<h1>{title}</h1>
+{body}
+</body></html>
+"""

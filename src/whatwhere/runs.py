@@ -1,0 +1,85 @@
+"""The run folder: what lies where, and how its report is kept up to date.
+
+RUN/bundle/        the weights and the card: all that prediction needs
+RUN/report.html    the run in pictures and words, made from what is in
+RUN/report/        scores, areas and pictures
+RUN/log.csv        a line for each epoch
+RUN/recipe.toml    how it was trained
+RUN/splits.json    which pairs trained, validated and test
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whatwhere import files, pictures, report
+from whatwhere.bundle import Card
+from whatwhere.errors import BundleError
+from whatwhere.evaluate import Evaluation
+
+SPLITS = "splits.json"
+_COLORS = (("right", pictures.RIGHT), ("false", pictures.FALSE), ("missed", pictures.MISSED))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        path: The run folder.
+        card: What its bundle says.
+        scores: Of the validation split, as `evaluate` gives them.
+    """
+
+    path: Path
+    card: Card
+    scores: Mapping[str, Any]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def has_report(run: Path) -> bool:
+    """Whether this is a run folder with a report, and not a bundle alone."""
+    return (run / report.FOLDER).is_dir()
+
+
+def keep_scores(run: Path, name: str, found: Evaluation, scores: Mapping[str, Any]) -> None:
+    """Put the scores of a split and the areas of its images into the report's folder."""
+    folder = run / report.FOLDER
+    files.write_json(folder / f"{name}.json", scores)
+    files.write_text(folder / f"areas_{name}.csv", report.areas_csv(found.areas))
+    files.write_bytes(folder / f"areas_{name}.png", pictures.draw_areas(found.areas, found.classes))
+
+
+def keep_thresholds(run: Path, found: Evaluation, thresholds: tuple[float, ...]) -> None:
+    """Draw the threshold curve of a split into the report's folder; a softmax has none."""
+    if found.histogram is not None:
+        picture = pictures.draw_thresholds(found.histogram, found.classes, thresholds)
+        files.write_bytes(run / report.FOLDER / "thresholds.png", picture)
+
+
+def rewrite_report(run: Path, card: Card) -> None:
+    """Make `report.html` anew from what lies in the report's folder."""
+    report.write(run, card, _COLORS)
+
+
+def seen_images(run: Path) -> dict[str, list[str]]:
+    """Return the digests of the run's images by split; empty for a bundle without its run."""
+    path = run / SPLITS
+    if not path.is_file():
+        return {"train": [], "val": [], "test": []}
+    try:
+        lists = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            split: [row["digest"] for row in lists[split]] for split in ("train", "val", "test")
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{path}: the run's splits cannot be read ({error!r}); without them images seen in "
+            "training could be scored. Copy the run again, or score its bundle/ folder."
+        ) from error

@@ -1,0 +1,166 @@
+"""Results as text for a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MARKS = {"error": "✗ error", "warning": "! warning", "note": "· note"}
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return aligned columns: the first to the left, the others to the right."""
+    lines = [list(heads), *[list(row) for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    text = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([text[0], "─" * max(map(len, text)), *text[1:]])
+
+
+def inspection(found: Mapping[str, Any]) -> str:
+    """Return what `inspect` found."""
+    sizes = found["sizes"]
+    listed = ", ".join(f"{s['height']}×{s['width']} ({s['images']})" for s in sizes[:5])
+    more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
+    lines = [
+        f"{found['root']}: {found['pairs']} pairs, {found['readable']} of them in order",
+        f"sizes [px]  {listed}{more}",
+        f"types       {', '.join(f'{name} ({n})' for name, n in found['types'].items())}",
+        f"bands       {', '.join(f'{name} ({n} images)' for name, n in found['bands'].items())}",
+    ]
+    if found["splits"]:
+        lines.append(
+            f"splits      {', '.join(f'{n} {name}' for name, n in found['splits'].items())}"
+        )
+    if found["classes"]:
+        rows = [
+            (
+                row["name"],
+                ", ".join(_number(number) for number in row["raw"]),
+                str(row["value"]),
+                f"{row['pixels']:,}",
+                f"{row['share']:.2%}",
+            )
+            for row in found["classes"]
+        ]
+        heads = ("class", "read as", "written as", "pixels", "share")
+        lines += ["", f"task        {found['task']}", table(heads, rows)]
+    counts = dict.fromkeys(_MARKS, 0)
+    lines.append("")
+    for problem in found["problems"]:
+        counts[problem["severity"]] += 1
+        told = f"{problem['file']}: {problem['cause']} {problem['remedy']}".strip()
+        lines.append(f"{_MARKS[problem['severity']]}  {told}")
+    lines.append(", ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts.items()))
+    return "\n".join(lines)
+
+
+def scores(found: Mapping[str, Any]) -> str:
+    """Return a table of the classes, and the means below it."""
+    heads = ("class", "value", "IoU", "Dice", "precision", "recall", "pixels")
+    rows = [
+        (
+            row["name"],
+            str(row["value"]),
+            *(_score(row[name]) for name in ("iou", "dice", "precision", "recall")),
+            f"{row['support']:,}",
+        )
+        for row in found["classes"]
+    ]
+    threshold = found["threshold"]
+    if isinstance(threshold, Mapping):
+        threshold = ", ".join(f"{name} {value:g}" for name, value in threshold.items())
+    decided = "most likely class" if threshold is None else f"threshold {threshold}"
+    return "\n".join(
+        [
+            f"{found['images']} images ({found['on']}), {decided}",
+            table(heads, rows),
+            f"mean IoU {_score(found['mean_iou'])} over the whole set, "
+            f"{_score(found['mean_iou_images'])} as the mean over images; "
+            f"pixel accuracy {_score(found['pixel_accuracy'])}",
+        ]
+    )
+
+
+def tuning(found: Mapping[str, Any]) -> str:
+    """Return the thresholds that were chosen, 0.5 beside them."""
+    rows = [
+        (name, f"{row['threshold']:g}", _score(row["value"]), _score(row["at_half"]))
+        for name, row in found["labels"].items()
+    ]
+    heads = ("label", "threshold", found["metric"], "at 0.5")
+    return (
+        f"{found['images']} images ({found['on']})\n{table(heads, rows)}\n"
+        "The thresholds are kept in the bundle."
+    )
+
+
+def predictions(written: Sequence[Any], as_json: bool) -> str:
+    """Return what was written for each image."""
+    if as_json:
+        rows = [
+            {"image": str(one.image), "files": [str(f) for f in one.files], "pixels": one.pixels}
+            for one in written
+        ]
+        return json.dumps({"images": rows})
+    count = sum(len(one.files) for one in written)
+    example = written[0].files[0] if written and written[0].files else ""
+    return f"{len(written)} images segmented, {count} files written, such as {example}"
+
+
+def models(facts: Sequence[Mapping[str, Any]], shapes: bool) -> str:
+    """Return a line for each model, or its stages."""
+    rows = [
+        (
+            one["name"],
+            f"{one['parameters']:,}",
+            f"{one['trainable']:,}",
+            str(one["stride"]),
+            str(one["margin"]),
+        )
+        for one in facts
+    ]
+    text = table(("model", "parameters", "trainable", "stride [px]", "margin [px]"), rows)
+    if not shapes:
+        return text
+    for one in facts:
+        stages = [
+            (name, "×".join(map(str, [*shape[1:], shape[0]]))) for name, shape in one["stages"]
+        ]
+        text += f"\n\n{table((one['name'], 'height×width×channels'), stages)}"
+    return text
+
+
+def environment(found: Mapping[str, Any]) -> str:
+    """Return versions, machine, and what is amiss."""
+    torch = found["torch"]
+    memory = "unknown" if found["memory_mb"] is None else f"{found['memory_mb']:,} MB free"
+    lines = [
+        f"whatwhere    {found['whatwhere']}",
+        f"python       {found['python']} ({found['executable']})",
+        f"system       {found['system']}",
+        f"processors   {found['processors']}, {torch['threads']} threads",
+        f"memory       {memory}",
+        f"GPU          {', '.join(found['gpus']) or 'none seen by the driver'}",
+        f"torch's CUDA {torch['built_for'] or 'none'}, usable: {'yes' if torch['cuda'] else 'no'}"
+        f"{'; Apple MPS usable' if torch['mps'] else ''}",
+    ]
+    lines += [
+        f"{name:<12} {version or 'not installed'}" for name, version in found["libraries"].items()
+    ]
+    lines += [f"amiss: {one['cause']} Mend it: {one['remedy']}" for one in found["amiss"]]
+    return "\n".join([*lines, *([] if found["amiss"] else ["nothing is amiss"])])
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _number(number: int) -> str:
+    return f"#{number & 0xFFFFFF:06x}" if number >= 1 << 24 else str(number)

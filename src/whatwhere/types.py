@@ -1,0 +1,289 @@
+"""The nouns that travel between the rooms: classes, normalisation, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatwhere.errors import BundleError, ShapeError
+
+Task: TypeAlias = Literal["binary", "multiclass", "multilabel"]
+Role: TypeAlias = Literal["class", "background"]
+Orientation: TypeAlias = Literal["upright", "free"]
+
+Image: TypeAlias = NDArray[np.float32]
+"""`(C, H, W)` float32."""
+Labels: TypeAlias = NDArray[np.int64]
+"""`(H, W)` class indexes, or `(K, H, W)` zeros and ones for a multi-label task."""
+Valid: TypeAlias = NDArray[np.bool_]
+"""`(H, W)`: True where a pixel counts."""
+
+COLOR_FLAG = 1 << 24
+"""Added to 0xRRGGBB where a mask stores colours, so that no colour looks like a small integer."""
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
+
+# Okabe and Ito's colours for people of every colour vision ("Color Universal Design", 2008), after
+# black for the background; classes past the eighth take turns through hues.
+_PALETTE = (
+    (0, 0, 0),
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+
+
+def default_color(index: int) -> tuple[int, int, int]:
+    """Return a colour for the class with this index, `(red, green, blue)` in [0, 255]."""
+    if index < len(_PALETTE):
+        return _PALETTE[index]
+    hue = (index * 0.618033988749895) % 1.0  # the golden ratio spreads hues evenly
+    wheel = np.abs(((hue + np.array([0.0, 2 / 3, 1 / 3])) % 1.0) * 6.0 - 3.0) - 1.0
+    red, green, blue = (np.clip(wheel, 0.15, 0.9) * 255).astype(int).tolist()
+    return red, green, blue
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class.
+
+    Attributes:
+        name: What people call it.
+        value: What a written mask holds where this class is, in [0, 255].
+        color: `(red, green, blue)`, each in [0, 255].
+        role: `background` for what is none of the named things.
+        raw: The numbers that stand for it in masks that are read (255 and 65535 may both mean 1).
+            A number from `COLOR_FLAG` up is a colour.
+    """
+
+    name: str
+    value: int
+    color: tuple[int, int, int]
+    role: Role = "class"
+    raw: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "value": self.value,
+            "color": list(self.color),
+            "role": self.role,
+            "raw": list(self.raw),
+        }
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The class table: what each index, mask value and model output means.
+
+    Attributes:
+        infos: The classes in the order of their indexes. A multi-label task has no background.
+        task: `binary` (two classes, one sigmoid output), `multiclass` (softmax) or `multilabel`
+            (one sigmoid output for each class).
+        ignored: Mask numbers that mean "not labelled": such pixels count nowhere.
+    """
+
+    infos: tuple[ClassInfo, ...]
+    task: Task
+    ignored: tuple[int, ...] = ()
+
+    def __iter__(self) -> Iterator[ClassInfo]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    @property
+    def names(self) -> list[str]:
+        return [info.name for info in self.infos]
+
+    @property
+    def n_outputs(self) -> int:
+        """How many logits a pixel has."""
+        return 1 if self.task == "binary" else len(self.infos)
+
+    @property
+    def labels(self) -> tuple[ClassInfo, ...]:
+        """The classes that have a probability of their own to be thresholded."""
+        return self.infos[1:] if self.task == "binary" else self.infos
+
+    def encode(self, raw: NDArray[Any]) -> tuple[Labels, Valid, dict[int, int]]:
+        """Turn what a mask file holds into class indexes.
+
+        Args:
+            raw: `(H, W)` integers as read from the file.
+
+        Returns:
+            `(H, W)` indexes (0 where not valid), `(H, W)` valid, and the numbers that the table
+            does not know with their pixel counts (their pixels are not valid).
+        """
+        table = {number: i for i, info in enumerate(self.infos) for number in info.raw}
+        found, inverse = np.unique(raw, return_inverse=True)
+        counts = np.bincount(inverse.ravel(), minlength=len(found))
+        indexes = np.array([table.get(int(v), -1) for v in found], dtype=np.int64)
+        unknown = {
+            int(v): int(n)
+            for v, n, i in zip(found, counts, indexes, strict=True)
+            if i < 0 and int(v) not in self.ignored
+        }
+        labels = indexes[inverse].reshape(raw.shape)
+        valid = labels >= 0
+        return np.where(valid, labels, 0), valid, unknown
+
+    def palette(self) -> bytes:
+        """Return 256 RGB triples: the colour of each mask value, grey for the unused ones."""
+        colors = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+        for info in self.infos:
+            colors[info.value] = info.color
+        return colors.tobytes()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "table": [info.to_json() for info in self.infos],
+            "ignored": list(self.ignored),
+        }
+
+    @classmethod
+    def from_json(cls, card: Mapping[str, Any]) -> Classes:
+        """Read the table back; raises `BundleError` where something is missing."""
+        try:
+            infos = tuple(
+                ClassInfo(
+                    name=str(row["name"]),
+                    value=int(row["value"]),
+                    color=(int(row["color"][0]), int(row["color"][1]), int(row["color"][2])),
+                    role=row["role"],
+                    raw=tuple(int(number) for number in row["raw"]),
+                )
+                for row in card["table"]
+            )
+            task: Task = card["task"]
+            ignored = tuple(int(number) for number in card["ignored"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise BundleError(f"the class table cannot be read: {error!r}.") from error
+        if task not in ("binary", "multiclass", "multilabel") or not infos:
+            raise BundleError(f"the class table names the task {task!r} with {len(infos)} classes.")
+        return cls(infos, task, ignored)
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Which bands of a file the net sees, in which order.
+
+    Attributes:
+        names: What they are called.
+        numbers: Their positions in a file, from 1; empty for `grey` and `rgb`.
+        convert: Whether colours may be turned into grey and grey into colours: only when the user
+            said so. Three equal bands always pass as grey.
+    """
+
+    names: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
+    convert: bool = False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def select(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return the bands of an image that the net sees.
+
+        Args:
+            pixels: `(C, H, W)` as read.
+
+        Raises:
+            ShapeError: The image does not have these bands.
+        """
+        count = len(pixels)
+        if self.numbers:
+            if max(self.numbers) > count:
+                raise ShapeError(f"band {max(self.numbers)} is wanted, the image has {count}.")
+            return pixels[[number - 1 for number in self.numbers]]
+        if self.names == ("grey",):
+            if count == 1:
+                return pixels
+            if count == 3 and (pixels == pixels[:1]).all():
+                return pixels[:1]
+            if count == 3 and self.convert:
+                luma = np.tensordot(LUMA, pixels, axes=1)[None]
+                return luma.astype(np.float32)
+        elif count == 3:
+            return pixels
+        elif count == 1 and self.convert:
+            return np.repeat(pixels, 3, axis=0)
+        raise ShapeError(
+            f"the bands {', '.join(self.names)} are wanted, the image has {count}"
+            f"{' that differ' if count == 3 else ''}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "names": list(self.names),
+            "numbers": list(self.numbers),
+            "convert": self.convert,
+        }
+
+    @classmethod
+    def from_json(cls, card: Mapping[str, Any]) -> Bands:
+        """Read them back; raises `BundleError` where something is missing."""
+        try:
+            names, numbers = tuple(map(str, card["names"])), tuple(map(int, card["numbers"]))
+            return cls(names, numbers, bool(card["convert"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"the bands cannot be read: {error!r}.") from error
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each band, measured on the training split.
+
+    Attributes:
+        mean: `(C,)` in the units of the files.
+        std: `(C,)`, above 0.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, image: NDArray[Any]) -> Image:
+        """Return `(image - mean) / std` as float32.
+
+        Args:
+            image: `(C, H, W)` of any number type.
+
+        Raises:
+            ShapeError: The number of bands differs.
+        """
+        if image.shape[0] != len(self.mean):
+            raise ShapeError(
+                f"the normalisation knows {len(self.mean)} bands, the image has {image.shape[0]}."
+            )
+        mean = np.asarray(self.mean, dtype=np.float64)[:, None, None]
+        std = np.asarray(self.std, dtype=np.float64)[:, None, None]
+        return ((image - mean) / std).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of pixels: first row, first column, height, width."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return (
+            slice(self.row, self.row + self.height),
+            slice(self.column, self.column + self.width),
+        )

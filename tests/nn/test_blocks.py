@@ -1,0 +1,51 @@
+"""The pieces of the net by themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whatwhere.nn.blocks import UPSAMPLE_MODES, ConvBlock, UpsampleMode, make_upsample, mirror_up
+
+
+@given(
+    old=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    more=st.tuples(st.integers(0, 50), st.integers(0, 50)),
+)
+@settings(max_examples=50, deadline=None)
+def test_mirroring_is_numpys_reflection(old: tuple[int, int], more: tuple[int, int]) -> None:
+    image = torch.arange(2.0 * old[0] * old[1]).reshape(1, 2, *old)
+    found = mirror_up(image, old[0] + more[0], old[1] + more[1])
+    pad = ((0, 0), (0, 0), (0, more[0]), (0, more[1]))
+    np.testing.assert_array_equal(found.numpy(), np.pad(image.numpy(), pad, mode="reflect"))
+
+
+@pytest.mark.parametrize("mode", UPSAMPLE_MODES)
+def test_upsampling_doubles_the_size_and_sets_the_channels(mode: UpsampleMode) -> None:
+    assert make_upsample(6, 4, mode)(torch.zeros(2, 6, 5, 7)).shape == (2, 4, 10, 14)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_a_block_keeps_the_size_and_sets_the_channels(kernel_size: int) -> None:
+    block = ConvBlock(3, 4, kernel_size=kernel_size)
+    assert block(torch.randn(2, 3, 5, 7)).shape == (2, 4, 5, 7)
+
+
+def test_a_block_without_batch_norm_has_convolutions_alone() -> None:
+    block = ConvBlock(3, 4, batchnorm=False)
+    assert [tuple(p.shape) for p in block.parameters()] == [(4, 3, 3, 3), (4,), (4, 4, 3, 3), (4,)]
+    assert not list(block.buffers())
+
+
+def test_the_momentum_is_the_share_of_the_running_mean_that_stays() -> None:
+    block = ConvBlock(1, 2, momentum=0.75)
+    conv, norm = block.layers[0], block.layers[1]
+    norm.running_mean.fill_(8.0)
+    image = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        means = conv(image).mean(dim=(0, 2, 3))
+        block.train()(image)
+    torch.testing.assert_close(norm.running_mean, 0.75 * 8.0 + 0.25 * means)

@@ -1,0 +1,101 @@
+"""Tiles: their cores cover the image, their windows hold the context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whatwhere.errors import UsageError
+from whatwhere.tiling import Tile, tiles
+from whatwhere.types import Window
+
+
+@dataclass(frozen=True)
+class Plan:
+    height: int
+    width: int
+    tile: int
+    stride: int
+    margin: int
+
+    @property
+    def parts(self) -> list[Tile]:
+        return list(tiles(self.height, self.width, self.tile, self.stride, self.margin))
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Images of any size, and tiles with room for at least one stride of core."""
+    stride = draw(st.sampled_from([1, 2, 3, 8, 16]))
+    margin = draw(st.integers(0, 40))
+    halo = -(-margin // stride) * stride
+    tile = 2 * halo + stride * draw(st.integers(1, 12)) + draw(st.integers(0, stride - 1))
+    return Plan(draw(st.integers(1, 90)), draw(st.integers(1, 90)), tile, stride, margin)
+
+
+@given(plans())
+@settings(deadline=None)
+def test_cores_cover_every_pixel_once(plan: Plan) -> None:
+    covered = np.zeros((plan.height, plan.width), dtype=int)
+    for part in plan.parts:
+        covered[part.core.slices] += 1
+        assert covered[part.core.slices].shape == (part.core.height, part.core.width)
+    assert (covered == 1).all()
+
+
+@given(plans())
+@settings(deadline=None)
+def test_windows_start_at_strides_and_stay_inside(plan: Plan) -> None:
+    for part in plan.parts:
+        window = part.window
+        assert window.row % plan.stride == window.column % plan.stride == 0
+        assert 0 <= window.row < window.row + window.height <= plan.height
+        assert 0 <= window.column < window.column + window.width <= plan.width
+        assert max(window.height, window.width) <= plan.tile
+
+
+@given(plans())
+@settings(deadline=None)
+def test_windows_hold_the_margin_or_reach_the_edge(plan: Plan) -> None:
+    for part in plan.parts:
+        core, window = part.core, part.window
+        assert window.row <= max(0, core.row - plan.margin)
+        assert window.column <= max(0, core.column - plan.margin)
+        bottom, right = core.row + core.height, core.column + core.width
+        assert window.row + window.height >= min(plan.height, bottom + plan.margin)
+        assert window.column + window.width >= min(plan.width, right + plan.margin)
+
+
+@given(plans())
+@settings(deadline=None)
+def test_the_inner_core_is_the_core(plan: Plan) -> None:
+    image = np.arange(plan.height * plan.width).reshape(plan.height, plan.width)
+    for part in plan.parts:
+        inside = image[part.window.slices][part.inner.slices]
+        np.testing.assert_array_equal(inside, image[part.core.slices])
+
+
+def test_an_image_no_larger_than_a_tile_is_one_tile() -> None:
+    whole = Window(0, 0, 100, 128)
+    assert list(tiles(100, 128, 128, 16, 30)) == [Tile(whole, whole)]
+
+
+def test_tiles_are_as_long_as_they_may_be() -> None:
+    assert max(part.window.width for part in tiles(10, 600, 127, 16, 30)) == 112
+
+
+@pytest.mark.parametrize("tile", [0, 1, 244, 256])
+def test_a_tile_without_room_for_a_core_is_refused(tile: int) -> None:
+    with pytest.raises(UsageError, match=r"no room between two halos of 128 px.*Take at least"):
+        list(tiles(400, 600, tile, 16, 122))
+
+
+def test_the_tile_that_a_refusal_asks_for_is_taken() -> None:
+    with pytest.raises(UsageError, match="Take at least") as caught:
+        list(tiles(400, 600, 200, 16, 122))
+    least = int(str(caught.value).split("Take at least ")[1].split(" px")[0])
+    assert list(tiles(400, 600, least, 16, 122))

@@ -1,0 +1,125 @@
+"""Plateau and Stopper against Keras' callbacks on the same loss curves."""
+
+from __future__ import annotations
+
+import keras_unet  # noqa: F401  first: it chooses Keras' backend
+
+# isort: split
+from itertools import accumulate
+from types import SimpleNamespace
+
+import keras
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from whatwhere.train.schedule import Plateau, Stopper
+
+# Losses are multiples of 2⁻¹⁶, which Keras' float32 holds exactly; 1e-4 lies between the sixth and
+# the seventh of them.
+UNIT = 2.0**-16
+START = 1 / 2
+
+CURVES = st.lists(
+    st.sampled_from([0, 0, 0, 1, -1, -6, -7, 6, -64, 64, -200, 900]), min_size=1, max_size=60
+).map(lambda steps: [START + UNIT * s for s in accumulate(steps)])
+
+FLAT = [START] * 40
+FALLING = [START - 0.01 * i for i in range(30)]
+TOO_LITTLE = [START - 6 * UNIT * i for i in range(30)]
+ENOUGH = [START - 7 * UNIT * i for i in range(30)]
+
+
+def rates_of_keras(losses: list[float], lr: float, **arguments: float) -> list[float]:
+    model = SimpleNamespace(optimizer=keras.optimizers.SGD(lr))
+    callback = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", **arguments)
+    callback.set_model(model)
+    callback.on_train_begin()
+    rates = []
+    for epoch, loss in enumerate(losses):
+        callback.on_epoch_end(epoch, {"val_loss": loss})
+        rates.append(float(model.optimizer.learning_rate.value))
+    return rates
+
+
+def rates_of_ours(losses: list[float], lr: float, **arguments: float) -> list[float]:
+    plateau = Plateau(**arguments)  # type: ignore[arg-type]
+    rates = []
+    for loss in losses:
+        lr = plateau.next_lr(loss, lr)
+        rates.append(lr)
+    return rates
+
+
+def last_of_keras(losses: list[float], patience: int, min_delta: float) -> int | None:
+    model = SimpleNamespace(stop_training=False)
+    callback = keras.callbacks.EarlyStopping(
+        monitor="val_loss", patience=patience, min_delta=min_delta
+    )
+    callback.set_model(model)
+    callback.on_train_begin()
+    for epoch, loss in enumerate(losses):
+        callback.on_epoch_end(epoch, {"val_loss": loss})
+        if model.stop_training:
+            return epoch
+    return None
+
+
+def last_of_ours(losses: list[float], patience: int, min_delta: float) -> int | None:
+    stopper = Stopper(patience=patience, min_delta=min_delta)
+    return next((epoch for epoch, loss in enumerate(losses) if stopper.should_stop(loss)), None)
+
+
+# Keras turns its variables into NumPy arrays in a way that NumPy 2 warns of.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+@given(CURVES, st.sampled_from([1, 2, 5]), st.sampled_from([0.1, 0.5]), st.sampled_from([0, 1e-5]))
+@example(FLAT, 5, 0.1, 1e-5)
+@example(FALLING, 5, 0.1, 1e-5)
+@example(TOO_LITTLE, 5, 0.1, 1e-5)
+@example(ENOUGH, 5, 0.1, 1e-5)
+@example([*FALLING[:4], *[FALLING[3]] * 5, *FALLING[4:]], 5, 0.1, 1e-5)
+@example([*FALLING[:4], *[FALLING[3]] * 4, *FALLING[4:]], 5, 0.1, 1e-5)
+@settings(max_examples=60, deadline=None)
+def test_rates_fall_as_in_keras(
+    losses: list[float], patience: int, factor: float, min_lr: float
+) -> None:
+    arguments = {"patience": patience, "factor": factor, "min_lr": min_lr}
+    expected = rates_of_keras(losses, 1e-3, **arguments)
+    assert rates_of_ours(losses, 1e-3, **arguments) == pytest.approx(expected, rel=1e-5, abs=0)
+
+
+@given(CURVES, st.sampled_from([1, 3, 10]), st.sampled_from([0.0, 1e-4, 64 * UNIT]))
+@example(FLAT, 10, 0.0)
+@example(FALLING, 10, 0.0)
+@example(TOO_LITTLE, 10, 1e-4)
+@example(ENOUGH, 10, 1e-4)
+@example([START - 64 * UNIT * i for i in range(30)], 10, 64 * UNIT)
+@example([START, *[START] * 9, START - UNIT, *[START] * 10], 10, 0.0)
+@settings(max_examples=60, deadline=None)
+def test_training_stops_when_keras_stops(
+    losses: list[float], patience: int, min_delta: float
+) -> None:
+    expected = last_of_keras(losses, patience, min_delta)
+    assert last_of_ours(losses, patience, min_delta) == expected
+
+
+def test_the_rate_falls_with_the_last_epoch_of_patience() -> None:
+    rates = rates_of_ours([0.5] * 12, 1e-3)  # the first is the best, the next five are bad
+    assert rates == pytest.approx([1e-3] * 5 + [1e-4] * 5 + [1e-5] * 2)
+
+
+def test_the_rate_never_falls_below_its_floor() -> None:
+    assert rates_of_ours(FLAT, 1e-3, min_lr=3e-5)[-1] == 3e-5
+
+
+def test_training_stops_with_the_last_epoch_of_patience() -> None:
+    assert last_of_ours([0.5] * 10, 10, 0.0) is None
+    assert last_of_ours([0.5] * 11, 10, 0.0) == 10
+
+
+def test_defaults_are_those_of_the_tutorial() -> None:
+    plateau, stopper = Plateau(), Stopper()
+    assert (plateau.factor, plateau.patience, stopper.patience) == (0.1, 5, 10)
+    keras_plateau = keras.callbacks.ReduceLROnPlateau()
+    assert plateau.min_delta == keras_plateau.min_delta
+    assert stopper.min_delta == keras.callbacks.EarlyStopping().min_delta
