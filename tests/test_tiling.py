@@ -90,7 +90,7 @@ def test_tiles_are_as_long_as_they_may_be() -> None:
 
 @pytest.mark.parametrize("tile", [0, 1, 244, 256])
 def test_a_tile_without_room_for_a_core_is_refused(tile: int) -> None:
-    with pytest.raises(UsageError, match=r"no room between two halos of 128 px.*Take at least"):
+    with pytest.raises(UsageError, match=r"no room for a core .* halos of 128 px.*at least 272"):
         list(tiles(400, 600, tile, 16, 122))
 
 

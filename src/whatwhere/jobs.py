@@ -125,7 +125,7 @@ def evaluate(
         BundleError: The run is missing or damaged.
         DataError: The data cannot be read, or does not fit the run's classes or bands.
     """
-    talk, run = talk or Talk(), Path(run)
+    talk, run = talk or Talk(), runs.run_folder(Path(run))
     predictor = Predictor.open(run, device, tile)
     card = predictor.card
     thresholds = _thresholds(threshold, card)
@@ -172,7 +172,7 @@ def tune(
         BundleError: The run is missing or damaged.
         DataError: The data cannot be read, or does not fit the run.
     """
-    talk, run = talk or Talk(), Path(run)
+    talk, run = talk or Talk(), runs.run_folder(Path(run))
     chosen = scoring.parse_metric(metric)
     predictor = Predictor.open(run, device, tile)
     card = predictor.card

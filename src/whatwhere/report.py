@@ -45,8 +45,8 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     text = (
         f"A U-Net ({card.model}, {card.parameters:,} parameters, {recipe['n_filters']} filters in "
-        f"the first block, dropout {recipe['dropout']:g}) was trained on {data['train']} images and "
-        f"validated on {data['val']}; {data['test']} were kept for testing. Images were taken "
+        f"the first block, dropout {recipe['dropout']:g}) was trained on {data['train']} images "
+        f"and validated on {data['val']}; {data['test']} were kept for testing. Images were taken "
         f"{size} and normalised by mean and standard deviation of the training images. {changes} "
         f"Weights were fitted by Adam (learning rate {recipe['lr']:g}, β₁ {recipe['beta_1']:g}, "
         f"β₂ {recipe['beta_2']:g}, ε {recipe['epsilon']:g}) on the {loss} in batches of "

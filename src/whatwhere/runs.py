@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from whatwhere import files, pictures, report
-from whatwhere.bundle import Card
+from whatwhere.bundle import CARD, Card
 from whatwhere.errors import BundleError
 from whatwhere.evaluate import Evaluation
 
@@ -41,6 +41,17 @@ class Run:
 
     def __fspath__(self) -> str:
         return str(self.path)
+
+
+def run_folder(path: Path) -> Path:
+    """Return the run folder that a bundle or its card lies in; the path itself if there is none.
+
+    So that a run's bundle, given in the run's place, is not scored on what it was trained on.
+    """
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / SPLITS).is_file() and (folder / "bundle" / CARD).is_file():
+            return folder
+    return path
 
 
 def has_report(run: Path) -> bool:
@@ -69,14 +80,29 @@ def rewrite_report(run: Path, card: Card) -> None:
 
 
 def seen_images(run: Path) -> dict[str, list[str]]:
-    """Return the digests of the run's images by split; empty for a bundle without its run."""
+    """Return the digests of the run's images by split; empty for a bundle without its run.
+
+    Raises:
+        BundleError: The list is damaged.
+    """
+    lists = _splits(run)
+    return {split: [row["digest"] for row in rows] for split, rows in lists.items()}
+
+
+def split_keys(run: Path, split: str) -> list[str]:
+    """Return the keys of the run's pairs in a split; raises `BundleError`."""
+    return [row["key"] for row in _splits(run)[split]]
+
+
+def _splits(run: Path) -> dict[str, list[dict[str, str]]]:
     path = run / SPLITS
     if not path.is_file():
         return {"train": [], "val": [], "test": []}
     try:
         lists = json.loads(path.read_text(encoding="utf-8"))
         return {
-            split: [row["digest"] for row in lists[split]] for split in ("train", "val", "test")
+            split: [{"key": row["key"], "digest": row["digest"]} for row in lists[split]]
+            for split in ("train", "val", "test")
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(

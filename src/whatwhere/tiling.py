@@ -32,30 +32,21 @@ class Tile:
         )
 
 
-def spans(length: int, tile: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
+def spans(length: int, tile: int, core: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
     """Cut one side into tiles.
 
     Args:
         length: The side [px], at least 1.
-        tile: The longest window [px].
+        tile: A side no longer than this is one window [px].
+        core: The length of a core [px]; the last one may be shorter.
         halo: The context on each side of a core [px].
 
     Yields:
-        First pixel and length of the window, first pixel and length of the core. A side no longer
-        than `tile` is one window.
-
-    Raises:
-        UsageError: The tile has no room for a core between its halos.
+        First pixel and length of the window, first pixel and length of the core.
     """
     if length <= tile:
         yield 0, length, 0, length
         return
-    core = tile - 2 * halo
-    if core < 1:
-        raise UsageError(
-            f"a tile of {tile} px has no room between two halos of {halo} px. "
-            f"Take at least {2 * halo + 1} px."
-        )
     for start in range(0, length, core):
         stop = min(start + core, length)
         first, last = max(0, start - halo), min(length, stop + halo)
@@ -71,14 +62,22 @@ def tiles(height: int, width: int, tile: int, stride: int, margin: int) -> Itera
     Args:
         height: Rows of the image [px].
         width: Columns of the image [px].
-        tile: The longest side of a window [px]; rounded down to what the stride allows.
+        tile: The longest side of a window [px].
         stride: The net's stride [px].
         margin: How far a pixel sees [px].
+
+    Raises:
+        UsageError: The image is larger than the tile, which has no room for a core between halos.
     """
     halo = -(-margin // stride) * stride
-    tile = tile // stride * stride
-    for row, rows, core_row, core_rows in spans(height, tile, halo):
-        for column, columns, core_column, core_columns in spans(width, tile, halo):
+    if max(height, width) > tile and tile < 2 * halo + stride:
+        raise UsageError(
+            f"a tile of {tile} px has no room for a core of {stride} px between two halos of "
+            f"{halo} px. Take at least {2 * halo + stride} px."
+        )
+    core = (tile - 2 * halo) // stride * stride
+    for row, rows, core_row, core_rows in spans(height, tile, core, halo):
+        for column, columns, core_column, core_columns in spans(width, tile, core, halo):
             yield Tile(
                 Window(row, column, rows, columns),
                 Window(core_row, core_column, core_rows, core_columns),

@@ -32,9 +32,11 @@ def find_classes(numbers: Sequence[Counter[int]], spec: str = "") -> Classes:
         return found
     names = [name.strip() for name in spec.split(",")]
     if len(names) != len(found) or len(set(names)) != len(names) or not all(names):
+        seen = set().union(*numbers)
+        rows = ["/".join(written(n) for n in info.raw if n in seen) for info in found]
         raise UsageError(
             f"--classes names {', '.join(names)}: {len(found)} different names are needed, for "
-            f"{_listed([info.raw[-1] for info in found])}."
+            f"{', '.join(rows)}."
         )
     infos = tuple(
         ClassInfo(name, info.value, info.color, info.role, info.raw)
@@ -73,9 +75,9 @@ def describe(classes: Classes) -> str:
     """Return the mapping in one line: what is read, what it is called, what is written."""
     rows = []
     for info in classes:
-        raw = "/".join(_written(number) for number in info.raw)
+        raw = "/".join(written(number) for number in info.raw)
         rows.append(f"{raw} → {info.name} (written as {info.value})")
-    rows += [f"{_written(number)} → not counted" for number in classes.ignored]
+    rows += [f"{written(number)} → not counted" for number in classes.ignored]
     return ", ".join(rows)
 
 
@@ -106,7 +108,7 @@ def _infer(numbers: Sequence[Counter[int]]) -> Classes:
         tuple(
             ClassInfo(
                 name="background" if value == 0 else f"class {value}",
-                value=value,
+                value=value if values[-1] <= 255 else i,
                 color=default_color(i + (values[0] != 0)),
                 role="background" if value == 0 else "class",
                 raw=(value,),
@@ -130,32 +132,35 @@ def _two(background: tuple[int, ...], foreground: tuple[int, ...], value: int) -
 def _explicit(spec: str) -> Classes:
     """Read `0=background,255=salt,7=ignore`; several numbers may share a name."""
     raws: dict[str, list[int]] = {}
+    taken: dict[int, str] = {}
     colors: dict[str, tuple[int, int, int]] = {}
     for item in spec.split(","):
         number, _, name = (part.strip() for part in item.partition("="))
         if not name or not number:
             raise UsageError(f"--classes: {item.strip()!r} must be like 255=salt or #ff0000=roof.")
         value = _number(number)
-        if any(value in seen for seen in raws.values()):
-            raise UsageError(f"--classes names {number} twice.")
-        raws.setdefault(name, []).append(value)
+        same = [value]
         if value >= COLOR_FLAG:
             red, green, blue = value >> 16 & 255, value >> 8 & 255, value & 255
             colors.setdefault(name, (red, green, blue))
             if red == green == blue:  # an all-black mask is read as grey
-                raws[name].append(red)
+                same.append(red)
+        if any(taken.setdefault(one, name) != name for one in same):
+            raise UsageError(f"--classes names {number} twice.")
+        raws[name] = list(dict.fromkeys([*raws.get(name, []), *same]))
     ignored = tuple(n for name in raws if name.lower() in _IGNORE for n in raws[name])
     kept = {name: raw for name, raw in raws.items() if name.lower() not in _IGNORE}
     if len(kept) < 2:
         raise UsageError("--classes must name at least two classes that count.")
+    named = [name for name in kept if name.lower() == "background"]
+    background = next(iter([*named, *(name for name, raw in kept.items() if 0 in raw)]), None)
     plain = all(0 <= raw[0] <= 255 for raw in kept.values())
     infos = []
-    for i, (name, raw) in enumerate(kept.items()):
-        first = raw[0] == 0 or name.lower() == "background"
-        role: Role = "background" if first else "class"
-        color = colors.get(name, default_color(0 if first else i + (i == 0)))
-        infos.append(ClassInfo(name, raw[0] if plain else i, color, role, tuple(raw)))
-    infos.sort(key=lambda info: info.role != "background")
+    for i, name in enumerate(sorted(kept, key=lambda name: name != background)):
+        role: Role = "background" if name == background else "class"
+        color = colors.get(name, default_color(i + (background is None)))
+        raw = tuple(kept[name])
+        infos.append(ClassInfo(name, raw[0] if plain else i, color, role, raw))
     task: Task = "multiclass" if len(infos) > 2 else "binary"
     return Classes(tuple(infos), task, ignored)
 
@@ -173,9 +178,10 @@ def _number(text: str) -> int:
 def _ask(cause: str, counts: Counter[int]) -> DataError:
     total = sum(counts.values())
     most = counts.most_common(8)
-    shares = ", ".join(f"{_written(n)} ({_percent(k / total)})" for n, k in most)
+    shares = ", ".join(f"{written(n)} ({_percent(k / total)})" for n, k in most)
     more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
-    line = ",".join(f"{_written(n)}=NAME" for n, _ in sorted(most))
+    named = counts if len(counts) <= _MOST_CLASSES else dict(most)
+    line = ",".join(f"{written(n)}=NAME" for n in sorted(named))
     return DataError(
         f"{cause}: {shares}{more}. Say what they mean: --classes "
         f'"{line}" (the name "ignore" stands for pixels that do not count).'
@@ -187,9 +193,10 @@ def _percent(share: float) -> str:
 
 
 def _listed(values: Sequence[int]) -> str:
-    shown = ", ".join(_written(value) for value in values[:12])
+    shown = ", ".join(written(value) for value in values[:12])
     return shown + (f" and {len(values) - 12} more" if len(values) > 12 else "")
 
 
-def _written(number: int) -> str:
+def written(number: int) -> str:
+    """Return a mask's number, or `#rrggbb` where it is a colour."""
     return f"#{number - COLOR_FLAG:06x}" if number >= COLOR_FLAG else str(number)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatwhere.config import parse_bands
-from whatwhere.data.classes import find_classes, find_labels
+from whatwhere.data.classes import find_classes, find_labels, written
 from whatwhere.data.sources import SPLITS, Pair, Source
 from whatwhere.errors import DataError, Problem
 from whatwhere.io.image import read_image, read_mask
@@ -156,12 +156,16 @@ def bands_of(survey: Survey, mode: str) -> Bands:
 def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
     """Return an error for each mask that holds a number the class table does not know."""
     known = {number for info in classes for number in info.raw} | set(classes.ignored)
+    if classes.task == "multilabel":
+        known.add(0)
     problems = []
     for pair in survey.pairs:
         for path, numbers in zip(pair.masks, survey.facts[pair.key].numbers, strict=True):
             unknown = {n: k for n, k in numbers.items() if n not in known}
             if unknown:
-                shown = ", ".join(f"{n} ({k:,} px)" for n, k in sorted(unknown.items())[:8])
+                shown = ", ".join(
+                    f"{written(n)} ({k:,} px)" for n, k in sorted(unknown.items())[:8]
+                )
                 cause = f"the class table does not know {shown}."
                 remedy = "Correct the mask, or name these numbers with --classes."
                 problems.append(Problem("error", str(path), cause, remedy))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from whatwhere.data.classes import written
 from whatwhere.data.sources import Pair
-from whatwhere.errors import DataError
-from whatwhere.io.image import read_mask
+from whatwhere.io.image import fault, read_mask
 from whatwhere.types import Classes, Labels, Valid
 
 
-def read_labels(pair: Pair, classes: Classes) -> tuple[Labels, Valid]:
+def read_labels(pair: Pair, classes: Classes, data: Valid | None = None) -> tuple[Labels, Valid]:
     """Read the mask or masks of a pair at their own size.
+
+    Args:
+        pair: Whose masks.
+        classes: What their numbers mean.
+        data: `(H, W)`, where the image has data: elsewhere a mask may hold anything.
 
     Raises:
         DataError: A number is in them that the class table does not know.
@@ -20,17 +25,18 @@ def read_labels(pair: Pair, classes: Classes) -> tuple[Labels, Valid]:
     counted: list[Valid] = []
     for i, path in enumerate(pair.masks):
         numbers, valid = read_mask(path)
+        counts = valid if data is None or data.shape != valid.shape else valid & data
         if classes.task == "multilabel":
             planes.append(np.isin(numbers, classes.infos[i].raw).astype(np.int64))
             counted.append(valid)
             continue
-        labels, known, unknown = classes.encode(numbers)
-        if any(number for number, count in unknown.items() if (numbers[valid] == number).any()):
-            listed = ", ".join(str(number) for number in sorted(unknown))
-            raise DataError(
-                f"{path}: the class table does not know {listed}; it knows "
-                f"{', '.join(str(n) for info in classes for n in info.raw)}. Correct the mask."
-            )
+        labels, known, _ = classes.encode(numbers)
+        *_, unknown = classes.encode(numbers[counts])
+        if unknown:
+            listed = ", ".join(written(number) for number in sorted(unknown))
+            table = ", ".join(written(number) for info in classes for number in info.raw)
+            cause = f"the class table does not know {listed}; it knows {table}."
+            raise fault(path, cause, "Correct the mask.")
         planes.append(labels)
         counted.append(known & valid)
     whole = planes[0] if classes.task != "multilabel" else np.stack(planes)

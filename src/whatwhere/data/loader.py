@@ -51,7 +51,7 @@ class Reader:
             DataError: A file cannot be read, or is not what the survey found.
         """
         pixels, valid = read_image(pair.image)
-        labels, counted = read_labels(pair, self.classes)
+        labels, counted = read_labels(pair, self.classes, valid)
         try:
             image = self.normalization.apply(self.bands.select(pixels))
         except ShapeError as error:

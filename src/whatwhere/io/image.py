@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,13 @@ from whatwhere.types import COLOR_FLAG, Valid
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _ORIENTATION = 0x0112  # the EXIF tag
+_ALPHA = (1, 2)  # TIFF's extra samples: associated and unassociated alpha
+# What Pillow and tifffile have been seen to raise for files that are cut short or altered;
+# imagecodecs' errors are RuntimeErrors.
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, LookupError, EOFError, TypeError, ArithmeticError),
+    *(AttributeError, RuntimeError, struct.error, zlib.error),
+)
 _PLAIN = {"1": "u1", "L": "u1", "I;16": "<u2", "I;16L": "<u2", "I;16B": ">u2", "I": "i4", "F": "f4"}
 
 
@@ -60,23 +70,23 @@ def read_mask(path: Path) -> tuple[NDArray[np.int64], Valid]:
     """
     samples, bands = _read(path, palette_to_colors=False)
     pixels, valid = _split_alpha(samples, bands)
+    if len(pixels) not in (1, 3):
+        raise fault(
+            path,
+            f"a mask has one band of class numbers or three of colours, this one {len(pixels)}.",
+            "Save it with one band.",
+        )
     if np.issubdtype(pixels.dtype, np.floating):
-        if not np.array_equal(pixels[:, valid], np.round(pixels[:, valid])):
+        pixels = np.where(valid, pixels, 0)
+        if (pixels != np.round(pixels)).any() or np.abs(pixels).max() >= 2**31:
             raise fault(
                 path,
-                "the mask holds fractions, not class numbers.",
+                "the mask holds fractions or huge numbers, not class numbers.",
                 "Save it with one whole number for each class.",
             )
-        pixels = np.where(valid, pixels, 0)
     numbers = pixels.astype(np.int64)
     if len(numbers) == 1:
         return numbers[0], valid
-    if len(numbers) != 3:
-        raise fault(
-            path,
-            f"a mask has one band of class numbers or three of colours, this one {len(numbers)}.",
-            "Save it with one band.",
-        )
     if (numbers == numbers[:1]).all():
         return numbers[0], valid
     if numbers.max() > 255:
@@ -89,10 +99,10 @@ def read_mask(path: Path) -> tuple[NDArray[np.int64], Valid]:
 
 def _read(path: Path, *, palette_to_colors: bool) -> tuple[NDArray[Any], str]:
     """Return `(H, W, samples)` and the samples' letters, such as `L`, `RGB` or `RGBA`."""
-    if not path.is_file():
-        what = "this is not a plain file." if path.exists() else "there is no such file."
-        raise fault(path, what, "Check the name.")
     with _told(path):
+        if not path.is_file():
+            what = "this is not a plain file." if path.exists() else "there is no such file."
+            raise fault(path, what, "Check the name.")
         head = _head(path)
         if head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+") and _is_rich_tiff(path):
             return _read_rich_tiff(path)
@@ -146,7 +156,7 @@ def _told(path: Path) -> Iterator[None]:
         ) from error
     except MemoryError as error:
         raise fault(path, "the memory is too small for it.", "Cut it into smaller ones.") from error
-    except (OSError, SyntaxError, ValueError, IndexError, KeyError, EOFError, TypeError) as error:
+    except _DAMAGED as error:
         raise fault(
             path,
             f"the image is damaged or truncated ({str(error) or type(error).__name__}).",
@@ -164,7 +174,7 @@ def _check_single(path: Path, frames: int) -> None:
 def _check_size(path: Path, height: int, width: int, samples: int, item: int) -> None:
     """Refuse, from the header alone, what would not fit into half of the free memory."""
     free = memory_mb()
-    need = height * width * samples * item * 2 // 2**20
+    need = height * width * samples * item * 3 // 2**20
     if free is not None and need > free // 2:
         raise fault(
             path,
@@ -212,13 +222,21 @@ def _read_deep_png(path: Path, picture: ImageFile.ImageFile) -> NDArray[np.uint1
 
 
 def _is_rich_tiff(path: Path) -> bool:
-    """Whether a TIFF has what Pillow would cut or refuse: several samples that are not 8-bit."""
+    """Whether a TIFF has what Pillow would cut, drop or refuse.
+
+    That is samples that are not 8-bit, signed bytes, and bands beside red, green and blue that are
+    no alpha, such as infrared.
+    """
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
-        return not (page.samplesperpixel in (1, 3, 4) and page.bitspersample <= 8) and not (
-            page.samplesperpixel == 1 and str(page.dtype) in ("uint16", "int32", "float32")
+        if page.samplesperpixel == 1:
+            return str(page.dtype) not in ("bool", "uint8", "uint16", "int32", "float32")
+        if page.photometric not in (2, 6) or page.bitspersample != 8:  # RGB, YCbCr
+            return True
+        return len(page.extrasamples) != page.samplesperpixel - 3 or any(
+            kind not in _ALPHA for kind in page.extrasamples
         )
 
 
@@ -229,7 +247,12 @@ def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
         _check_single(path, len(tiff.pages))
         page = tiff.pages.first
         samples, item = page.samplesperpixel, page.dtype.itemsize if page.dtype else 8
-        _check_size(path, page.imagelength, page.imagewidth, samples, item)
+        _check_size(path, page.imagelength, page.imagewidth, samples, max(item, 4))
+        if page.photometric in (5, 8, 9, 10) or page.imagedepth > 1:  # CMYK, three kinds of Lab
+            raise fault(
+                path, "CMYK, Lab and volumes are not read.", "Save it as RGB, grey or plain bands."
+            )
+        _check_whole(page, samples * item)
         try:
             pixels = page.asarray()
         except ValueError as error:
@@ -240,7 +263,8 @@ def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
                 f"its compression (number {int(page.compression)}) needs the library imagecodecs.",
                 "Install whatwhere[tiff], or save the file with deflate or none.",
             ) from error
-        extra = [int(kind) for kind in page.extrasamples]
+        alpha = samples > 1 and bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
+        tag = page.tags.get(_ORIENTATION)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     elif page.axes.startswith("S"):
@@ -253,8 +277,20 @@ def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
         raise fault(
             path, f"numbers of the type {pixels.dtype} are not read.", "Save it as 16-bit or float."
         )
-    alpha = bool(extra) and extra[-1] in (1, 2)  # associated or unassociated alpha
-    return pixels, "?" * (samples - alpha) + "A" * alpha
+    upright = _upright(pixels, tag.value if tag else 1)
+    return upright, "?" * (samples - alpha) + "A" * alpha
+
+
+def _check_whole(page: Any, pixel_bytes: int) -> None:
+    """Refuse a page that lacks pieces: tifffile would leave zeros in their place."""
+    pieces = math.prod(page.chunked)
+    if len(page.dataoffsets) < pieces or len(page.databytecounts) < pieces:
+        raise ValueError(f"{len(page.dataoffsets)} of {pieces} strips or tiles")
+    expected = page.imagelength * page.imagewidth * pixel_bytes
+    if page.compression == 1 and page.bitspersample % 8 == 0 and all(page.databytecounts):
+        stored = sum(page.databytecounts)
+        if stored < expected:
+            raise ValueError(f"{stored:,} of {expected:,} bytes")
 
 
 def _upright(samples: NDArray[Any], orientation: int) -> NDArray[Any]:

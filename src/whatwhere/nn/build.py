@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import fnmatch
 import inspect
@@ -115,15 +116,10 @@ def stage_shapes(
         return hook
 
     names: tuple[str, ...] = getattr(model, "stages", ())
-    handles = [model.get_submodule(n).register_forward_hook(note(n)) for n in names]
-    was_training = model.training
-    try:
-        meta = model.eval().to("meta")
-        logits = meta(torch.zeros(1, *shape, device="meta"))
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
+    ghost = copy.deepcopy(model).eval().to("meta")  # sizes without numbers
+    for name in names:
+        ghost.get_submodule(name).register_forward_hook(note(name))
+    logits = ghost(torch.zeros(1, *shape, device="meta"))
     return [*rows, ("logits", tuple(logits.shape[1:]))]
 
 

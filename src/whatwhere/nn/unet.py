@@ -69,7 +69,9 @@ class TutorialUNet(nn.Module):
             UsageError: An argument is out of its range; all such arguments are named.
         """
         super().__init__()
-        _check_arguments(in_channels, n_classes, n_filters, dropout, kernel_size, upsample)
+        _check_arguments(
+            in_channels, n_classes, n_filters, dropout, kernel_size, upsample, bn_momentum
+        )
         self.in_channels, self.n_classes = in_channels, n_classes
         self.upsample: UpsampleMode = upsample
         self.kernel_size = kernel_size
@@ -172,6 +174,7 @@ def _check_arguments(
     dropout: float,
     kernel_size: int,
     upsample: str,
+    bn_momentum: float,
 ) -> None:
     wrong = [
         f"{name} must be at least 1, not {value}"
@@ -184,6 +187,8 @@ def _check_arguments(
     ]
     if not 0 <= dropout < 1:
         wrong.append(f"dropout must be in [0, 1), not {dropout}")
+    if not 0 <= bn_momentum <= 1:
+        wrong.append(f"bn_momentum must be in [0, 1], not {bn_momentum}")
     if kernel_size < 1 or kernel_size % 2 == 0:
         wrong.append(f"kernel_size must be odd, not {kernel_size}")
     if upsample not in get_args(UpsampleMode):
