@@ -77,9 +77,8 @@ def arrows_up(source: str, name: str) -> list[str]:
         if parts[0] != "whatwhere" or len(parts) < 2:
             continue
         other = parts[1]
-        if other not in LAYERS:  # a public name of the package itself
-            wrong.append(target)
-        elif other != room and LAYERS[other] >= LAYERS[room]:
+        public = other not in LAYERS  # a name of the package itself, which knows all rooms
+        if public or (other != room and LAYERS[other] >= LAYERS[room]):
             wrong.append(target)
     return wrong
 

@@ -12,15 +12,14 @@ from whatwhere._version import __version__
 
 _WHERE = {
     "BundleError": "errors",
-    "BusyError": "errors",
     "DataError": "errors",
-    "MissingExtraError": "errors",
     "NumericsError": "errors",
     "OutputError": "errors",
     "Predictor": "predict.engine",
     "Recipe": "config",
     "Run": "runs",
     "ShapeError": "errors",
+    "Talk": "talk",
     "UsageError": "errors",
     "WhatwhereError": "errors",
     "build_model": "nn.build",
@@ -29,15 +28,14 @@ _WHERE = {
 
 __all__ = [  # the same names; a test compares
     "BundleError",
-    "BusyError",
     "DataError",
-    "MissingExtraError",
     "NumericsError",
     "OutputError",
     "Predictor",
     "Recipe",
     "Run",
     "ShapeError",
+    "Talk",
     "UsageError",
     "WhatwhereError",
     "__version__",
@@ -51,9 +49,7 @@ if TYPE_CHECKING:
     from whatwhere.config import Recipe, make_recipe
     from whatwhere.errors import (
         BundleError,
-        BusyError,
         DataError,
-        MissingExtraError,
         NumericsError,
         OutputError,
         ShapeError,
@@ -63,6 +59,7 @@ if TYPE_CHECKING:
     from whatwhere.nn.build import build_model
     from whatwhere.predict.engine import Predictor
     from whatwhere.runs import Run
+    from whatwhere.talk import Talk
 
 
 def __getattr__(name: str) -> Any:

@@ -114,7 +114,7 @@ class Card:
             values["thresholds"] = tuple(float(t) for t in lines["thresholds"])
             values["stride"], values["margin"] = int(lines["stride"]), int(lines["margin"])
             card = cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BundleError(f"the card cannot be read: {error!r}.") from error
         card._check()
         return card
@@ -126,7 +126,13 @@ class Card:
             raise BundleError("the card holds numbers that are not finite.")
         if min(self.normalization.std, default=0) <= 0 or self.stride < 1 or self.margin < 0:
             raise BundleError("the card holds a deviation, stride or margin out of its range.")
-        if len(self.normalization.mean) != len(self.bands) or len(self.thresholds) != labels:
+        sides = (*(self.resize or (1,)), *(self.chip_size or (0,)))
+        if min(sides) < 1 or self.orientation not in ("upright", "free"):
+            raise BundleError("the card holds a size or orientation that there is not.")
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise BundleError("the card holds a threshold that is not from 0 to 1.")
+        lengths = {len(self.normalization.mean), len(self.normalization.std), len(self.bands)}
+        if len(lengths) > 1 or len(self.thresholds) != labels:
             raise BundleError("the card's bands, normalisation and thresholds do not agree.")
 
 
@@ -171,8 +177,7 @@ def save(folder: Path, card: Card, weights: Tensors) -> None:
     data = serialize({name: np.asarray(tensor, order="C") for name, tensor in weights.items()})
     digest = hashlib.sha256(data).hexdigest()
     name = f"weights-{digest[:16]}.safetensors"
-    if not (folder / name).exists():
-        files.write_bytes(folder / name, data)
+    files.write_bytes(folder / name, data)  # even if the name is there: the file may be damaged
     head = {"format": FORMAT, "weights": {"file": name, "sha256": digest, "bytes": len(data)}}
     files.write_json(folder / CARD, {**head, "card": card.to_json()})
     for stale in folder.glob("weights-*.safetensors"):
@@ -220,7 +225,7 @@ def load(path: Path) -> Bundle:
         )
     try:
         weights = deserialize(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a number type NumPy has not
         raise BundleError(f"{folder / name}: these are no safetensors: {error}.") from error
     for key, tensor in weights.items():
         if not np.isfinite(tensor).all():

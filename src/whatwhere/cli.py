@@ -27,7 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[Path, typer.Argument(help="a folder with images/ and masks/ (or labels/)")]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="a folder with images/ and masks/ (or labels/)")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, or its bundle")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Tile = Annotated[int, typer.Option(help="longest side of what the net sees at once [px]", min=1)]
@@ -134,7 +136,9 @@ def _whatwhere(
 
 @command("demo")
 def _demo(
-    folder: Annotated[Path, typer.Argument(help="where everything goes")] = Path("whatwhere-demo"),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="where everything goes")
+    ] = Path("whatwhere-demo"),
     seed: Annotated[int, typer.Option(help="what all chance is drawn from", min=0)] = 42,
 ) -> None:
     """Train, tune, evaluate and predict on made-up seismic sections, offline."""
@@ -271,7 +275,7 @@ def _predict(
 
 @command("models")
 def _models(
-    pattern: Annotated[str, typer.Argument(help="a shell pattern")] = "*",
+    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="a shell pattern")] = "*",
     shapes: Annotated[bool, typer.Option("--shapes", help="show each stage's size")] = False,
     in_channels: Annotated[int, typer.Option(help="bands of the image", min=1)] = 1,
     size: Annotated[str, typer.Option(help="of the image [px]: 128 or HEIGHTxWIDTH")] = "128",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,10 @@ class Recipe:
     batchnorm: bool = _setting(True, "normalise each convolution's output over the batch")
     bn_momentum: float = _setting(
         0.99, "share of batch norm's running statistics kept at a step", low=0.0, high=1.0
+    )
+    bn_adapt: bool = _setting(
+        True,
+        "where an epoch has fewer than 50 steps, keep less, so that validation means something",
     )
     kernel_size: int = _setting(3, "side of the blocks' convolutions [px], odd", low=1)
     upsample: str = _setting("transposed", "transposed, nearest or bilinear")
@@ -117,7 +122,7 @@ def parse_size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise UsageError(f"resize must be like 128 or 128x96 (height x width), not {text!r}")
     return int(sides[0]), int(sides[-1])
 
@@ -141,7 +146,7 @@ def parse_bands(text: str) -> tuple[int, ...] | str:
     if text in ("auto", "grey", "rgb"):
         return text
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(
             f"bands must be auto, grey, rgb or numbers from 1 like 4,3,2, not {text!r}"
         )
@@ -164,8 +169,12 @@ def make_recipe(base: str | Path | Recipe = "tutorial", **settings: Any) -> Reci
     elif base == "tutorial":
         recipe = Recipe()
     else:
-        recipe = _replace(Recipe(), _read_toml(Path(base)), str(base))
-    return _replace(recipe, {k: v for k, v in settings.items() if v is not None}, "the settings")
+        settings_of_file = _read_toml(Path(base))
+        try:
+            recipe = _replace(Recipe(), settings_of_file, "")
+        except UsageError as error:
+            raise UsageError(f"{base}: {error}") from error
+    return _replace(recipe, {k: v for k, v in settings.items() if v is not None}, "the settings: ")
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -216,7 +225,7 @@ def _replace(recipe: Recipe, settings: Mapping[str, Any], origin: str) -> Recipe
             continue
         values[name] = value
     if wrong:
-        raise UsageError(f"{origin}: {'; '.join(wrong)}.")
+        raise UsageError(f"{origin}{'; '.join(wrong)}.")
     return dataclasses.replace(recipe, **values)
 
 
@@ -237,7 +246,9 @@ def _out_of_range(recipe: Recipe) -> list[str]:
     for item in dataclasses.fields(recipe):
         low, high = item.metadata["low"], item.metadata["high"]
         value = getattr(recipe, item.name)
-        if low is not None and not value >= low:
+        if isinstance(value, float) and not math.isfinite(value):
+            wrong.append(f"{item.name} must be a finite number, not {value}")
+        elif low is not None and not value >= low:
             wrong.append(f"{item.name} must be at least {low}, not {value}")
         elif high is not None and not value <= high:
             wrong.append(f"{item.name} must be at most {high}, not {value}")

@@ -3,12 +3,12 @@
     WhatwhereError                       1  a fault of ours
     ├── UsageError        ValueError     2  flags, arguments, recipes
     │   └── ShapeError    ValueError     2  an array or image of a size that cannot be taken
-    ├── MissingExtraError ImportError    2  an optional library is needed and not installed
     ├── DataError         ValueError     3  images, masks and folders
     ├── BundleError       ValueError     4  a bundle that is damaged, unknown or does not fit
     ├── OutputError       OSError        5  disks, permissions, memory
-    ├── NumericsError     ArithmeticError 6 numbers that are no longer numbers
-    └── BusyError         OSError        75 somebody else holds the run
+    └── NumericsError     ArithmeticError 6 numbers that are no longer numbers
+
+Ctrl-C ends with 130.
 
 Each one inherits a builtin too, so that callers may catch either. A message says what was asked,
 what came, and what to do.
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 INTERRUPTED = 130
-TERMINATED = 143
 
 
 class WhatwhereError(Exception):
@@ -40,12 +39,6 @@ class ShapeError(UsageError):
     """An image or array of a shape that cannot be taken."""
 
 
-class MissingExtraError(WhatwhereError, ImportError):
-    """A library is needed that is not installed."""
-
-    exit_code = 2
-
-
 class BundleError(WhatwhereError, ValueError):
     """A bundle that is damaged, unknown, or does not fit what is asked of it."""
 
@@ -62,12 +55,6 @@ class NumericsError(WhatwhereError, ArithmeticError):
     """A loss, a weight or a probability that is not a finite number."""
 
     exit_code = 6
-
-
-class BusyError(WhatwhereError, OSError):
-    """Another process holds the run."""
-
-    exit_code = 75
 
 
 Severity = Literal["error", "warning", "note"]

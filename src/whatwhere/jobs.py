@@ -12,7 +12,7 @@ from whatwhere.bundle import Card
 from whatwhere.config import Recipe, make_recipe
 from whatwhere.data import doctor
 from whatwhere.data.sources import Pair, open_source
-from whatwhere.data.splits import choose
+from whatwhere.data.splits import choose, own
 from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.predict.decide import parse_thresholds
 from whatwhere.predict.engine import TILE, Predictor
@@ -136,7 +136,7 @@ def evaluate(
         thresholds,
     )
     scores = {**found.to_json(), "on": on}
-    ours = runs.has_report(run) and on.startswith("the test split")
+    ours = runs.has_report(run) and on == own("test")
     if ours and part == "auto" and threshold is None:
         runs.keep_scores(run, "test", found, scores)
         runs.rewrite_report(run, predictor.card)
@@ -286,7 +286,6 @@ def _pairs(
     if part == "auto-val":
         part = "val" if familiar else "all"
     pairs, on = choose(found.pairs, found.digests, seen, part)
-    talk.say(f"{len(pairs)} images: {on}")
     return pairs, on
 
 

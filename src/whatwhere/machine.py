@@ -23,6 +23,12 @@ def processors() -> int:
     return max(1, count)
 
 
+def threads() -> int:
+    """How many threads to compute with: `OMP_NUM_THREADS` if it is set, else all processors."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else processors()
+
+
 def memory_mb() -> int | None:
     """How much memory could still be used [MB]; None where the system does not tell."""
     free = None

@@ -196,5 +196,6 @@ def draw_areas(rows: Sequence[Mapping[str, Any]], classes: Classes) -> bytes:
     axes.set(xlabel="true share of an image", ylabel="predicted share", title="Areas")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    if rows:
+        axes.legend(frameon=False, fontsize=8)
     return _png(figure)

@@ -59,7 +59,7 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
     if card.tuning:
         chosen = ", ".join(f"{threshold:g}" for threshold in card.thresholds)
         text += (
-            f" The threshold ({chosen}) was chosen on the {card.tuning['on']} as the one with "
+            f" The threshold ({chosen}) was chosen on {card.tuning['on']} as the one with "
             f"the highest {card.tuning['metric']}."
         )
     elif card.thresholds:
@@ -119,8 +119,7 @@ def _headline(card: Card, scored: Mapping[str, Any] | None) -> str:
         rows = [row for row in scored["classes"] if row["name"] in [i.name for i in card.classes]]
         if card.classes.task == "binary":
             cells.insert(0, (f"IoU of {rows[-1]['name']}", _score(rows[-1]["iou"])))
-        cells.insert(0, ("mean IoU", _score(scored["mean_iou"])))
-        cells.append(("scored on", scored["on"]))
+        cells.insert(0, (f"mean IoU on {scored['on']}", _score(scored["mean_iou"])))
     if card.thresholds:
         cells.append(("threshold", ", ".join(f"{t:g}" for t in card.thresholds)))
     boxes = "".join(
@@ -150,7 +149,7 @@ def _threshold_note(card: Card) -> str:
         f"{row['threshold']:g}, {_score(row['at_half'])} at 0.5</li>"
         for name, row in card.tuning["labels"].items()
     )
-    return f"<p>Chosen on the {_e(card.tuning['on'])}:</p><ul>{rows}</ul>"
+    return f"<p>Chosen on {_e(card.tuning['on'])}:</p><ul>{rows}</ul>"
 
 
 def _score_table(scored: Mapping[str, Any]) -> str:
@@ -161,7 +160,7 @@ def _score_table(scored: Mapping[str, Any]) -> str:
         + f"<td>{row['support']:,}</td></tr>"
         for row in scored["classes"]
     )
-    titles = "".join(f"<th>{head}</th>" for head in ("class", "value", *heads, "pixels"))
+    titles = "".join(f"<th>{head}</th>" for head in ("class", "value", *heads, "support [px]"))
     return (
         f"<p>{scored['images']} images, {_e(scored['on'])}.</p>"
         f"<table><tr>{titles}</tr>{rows}</table>"

@@ -63,7 +63,7 @@ def inspection(found: Mapping[str, Any]) -> str:
 
 def scores(found: Mapping[str, Any]) -> str:
     """Return a table of the classes, and the means below it."""
-    heads = ("class", "value", "IoU", "Dice", "precision", "recall", "pixels")
+    heads = ("class", "value", "IoU", "Dice", "precision", "recall", "support [px]")
     rows = [
         (
             row["name"],
@@ -79,7 +79,7 @@ def scores(found: Mapping[str, Any]) -> str:
     decided = "most likely class" if threshold is None else f"threshold {threshold}"
     return "\n".join(
         [
-            f"{found['images']} images ({found['on']}), {decided}",
+            f"{found['images']} image{'s' * (found['images'] != 1)} ({found['on']}), {decided}",
             table(heads, rows),
             f"mean IoU {_score(found['mean_iou'])} over the whole set, "
             f"{_score(found['mean_iou_images'])} as the mean over images; "
@@ -111,7 +111,10 @@ def predictions(written: Sequence[Any], as_json: bool) -> str:
         return json.dumps({"images": rows})
     count = sum(len(one.files) for one in written)
     example = written[0].files[0] if written and written[0].files else ""
-    return f"{len(written)} images segmented, {count} files written, such as {example}"
+    return (
+        f"{len(written)} image{'s' * (len(written) != 1)} segmented, "
+        f"{count} file{'s' * (count != 1)} written, such as {example}"
+    )
 
 
 def models(facts: Sequence[Mapping[str, Any]], shapes: bool) -> str:

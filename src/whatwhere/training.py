@@ -20,6 +20,7 @@ from whatwhere.config import Recipe, to_dict, to_toml
 from whatwhere.data import doctor
 from whatwhere.data.plan import DataPlan, plan_data
 from whatwhere.data.sources import Pair
+from whatwhere.data.splits import own
 from whatwhere.errors import UsageError
 from whatwhere.io.image import read_image
 from whatwhere.machine import memory_mb, peak_memory_mb
@@ -34,7 +35,8 @@ from whatwhere.talk import Talk
 from whatwhere.train.fit import Epoch, History, Weights, fit
 
 _EXAMPLES = 6
-_REHEARSED = 2  # batches
+_REHEARSED = 3  # batches: the first one warms up
+_SETTLED = 50  # steps in which batch norm's statistics can follow Keras' momentum of 0.99
 
 
 def train_run(
@@ -47,11 +49,14 @@ def train_run(
     if (output / "bundle").exists():
         raise UsageError(f"{output}: a run is in this folder. Take another one for the new run.")
     fresh = not output.exists()
-    make_net(recipe, 1, 1)  # a wrong model is told before the data is looked at
+    make_net(
+        recipe, recipe.model_arguments, 1, 1
+    )  # a wrong model is told before the data is looked at
     files.check_writable(output)
     try:
         plan = plan_data(data, recipe, talk)
         plan.tell(talk)
+        _tell_momentum(plan, talk)
         _rehearse(plan, output, device, workers, talk)
     except BaseException:
         _leave_no_trace(output, fresh)
@@ -64,16 +69,44 @@ def train_run(
     history = _fit(plan, output, device, workers, talk, log=output / "log.csv")
     talk.say(f"done: {history.stopped}; the weights of epoch {history.best.epoch} were kept.")
     if history.interrupted:
+        talk.say(
+            f"tune, evaluate and predict take {output} as it is; a new training needs a folder of "
+            "its own."
+        )
         raise KeyboardInterrupt
     scores = _conclude(plan, history, output, device, talk)
     talk.say(f"report   {output / 'report.html'}")
     return Run(output, bundle.load_card(output), scores)
 
 
-def make_net(recipe: Recipe, in_channels: int, n_outputs: int) -> Any:
+def make_net(recipe: Recipe, arguments: dict[str, Any], bands: int, outputs: int) -> Any:
     """Build the recipe's net with weights drawn from its seed."""
     torch.manual_seed(recipe.seed)
-    return build_model(recipe.model, in_channels, n_outputs, **recipe.model_arguments)
+    return build_model(recipe.model, bands, outputs, **arguments)
+
+
+def net_arguments(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """Return the net's arguments for epochs of so many steps.
+
+    Batch norm's running statistics follow a momentum of 0.99 only after hundreds of steps; until
+    then a validation loss says nothing, and would stop a training on few images. In epochs of fewer
+    than 50 steps they keep so little that an epoch replaces 95 % of them.
+    """
+    arguments = recipe.model_arguments
+    if recipe.bn_adapt and recipe.batchnorm and steps < _SETTLED:
+        fast = round(0.05 ** (1 / steps), 4)
+        arguments["bn_momentum"] = min(arguments["bn_momentum"], fast)
+    return arguments
+
+
+def _tell_momentum(plan: DataPlan, talk: Talk) -> None:
+    steps = len(plan.loader("train"))
+    momentum = net_arguments(plan.recipe, steps)["bn_momentum"]
+    if momentum != plan.recipe.bn_momentum:
+        talk.say(
+            f"training an epoch has {steps} steps: batch norm keeps {momentum:g} of its statistics "
+            f"at a step, not {plan.recipe.bn_momentum:g} (--no-bn-adapt to insist)"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -95,8 +128,9 @@ def _fit(
 ) -> History:
     """Train; the bundle in `output` always holds the best weights so far."""
     recipe, classes = plan.recipe, plan.classes
-    net = make_net(recipe, len(plan.reader.bands), classes.n_outputs)
-    blank = _card(plan, net)
+    arguments = net_arguments(recipe, len(plan.loader("train")))
+    net = make_net(recipe, arguments, len(plan.reader.bands), classes.n_outputs)
+    blank = _card(plan, net, arguments)
 
     def keep(weights: Weights, row: Epoch) -> None:
         scores = {"epoch": row.epoch, "val_loss": row.val_loss}
@@ -104,7 +138,7 @@ def _fit(
 
     return fit(
         net,
-        plan.loader("train", workers),
+        plan.loader("train", workers, geometry(net).stride),
         plan.loader("val", workers),
         recipe,
         classes.task,
@@ -117,12 +151,12 @@ def _fit(
     )
 
 
-def _card(plan: DataPlan, net: Any) -> Card:
+def _card(plan: DataPlan, net: Any, arguments: dict[str, Any]) -> Card:
     shape = geometry(net)
     softmax = plan.classes.task == "multiclass"
     return Card(
         model=plan.recipe.model,
-        arguments=plan.recipe.model_arguments,
+        arguments=arguments,
         parameters=count_parameters(net).total,
         classes=plan.classes,
         bands=plan.reader.bands,
@@ -150,14 +184,13 @@ def _rehearse(plan: DataPlan, output: Path, device: str, workers: int, talk: Tal
         history = _fit(plan, folder, device, workers, Talk(quiet=True), most_batches=_REHEARSED)
         _conclude(plan, history, folder, device, Talk(quiet=True), most=1)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    train, val = len(plan.loader("train", 0)), len(plan.loader("val", 0))
+    train, val = len(plan.loader("train")), len(plan.loader("val"))
     # A validation batch takes about a third of a training one: it has no way back.
-    done = min(_REHEARSED, train) + min(_REHEARSED, val) / 3
-    epoch = history.epochs[0].seconds / done * (train + val / 3)
+    epoch = history.step_seconds * (train + val / 3)
     peak, free = peak_memory_mb(), memory_mb()
     talk.say(
-        f"rehearsal passed: about {_duration(epoch)} an epoch, {plan.recipe.epochs} epochs at most "
-        f"({_duration(epoch * plan.recipe.epochs)}); "
+        f"rehearsal passed: about {_duration(epoch)} an epoch, at most "
+        f"{_duration(epoch * plan.recipe.epochs)} in all (epochs: {plan.recipe.epochs}); "
         + (f"memory up to now {peak:,} MB" if peak is not None else "memory unknown")
         + (f" ({free:,} MB free)" if free is not None else "")
         + f"; disk {max(size // 2**20, 1)} MB"
@@ -182,7 +215,7 @@ def _conclude(
     pairs = plan.splits["val"][:most]
     answers = talk.track(scoring.answers(predictor, pairs), "validating", len(pairs))
     found = scoring.evaluate(answers, card.classes, card.thresholds)
-    scores = {**found.to_json(), "on": "the validation split"}
+    scores = {**found.to_json(), "on": own("val")}
     runs.keep_scores(run, "validation", found, scores)
     folder = run / report.FOLDER
     files.write_json(folder / "data.json", doctor.summary(plan.survey, plan.classes))

@@ -48,7 +48,7 @@ def default_color(index: int) -> tuple[int, int, int]:
         return _PALETTE[index]
     hue = (index * 0.618033988749895) % 1.0  # the golden ratio spreads hues evenly
     wheel = np.abs(((hue + np.array([0.0, 2 / 3, 1 / 3])) % 1.0) * 6.0 - 3.0) - 1.0
-    red, green, blue = (np.clip(wheel, 0.15, 0.9) * 255).astype(int).tolist()
+    red, green, blue = ((0.15 + 0.75 * np.clip(wheel, 0, 1)) * 255).astype(int).tolist()
     return red, green, blue
 
 
@@ -169,9 +169,18 @@ class Classes:
             )
             task: Task = card["task"]
             ignored = tuple(int(number) for number in card["ignored"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise BundleError(f"the class table cannot be read: {error!r}.") from error
-        if task not in ("binary", "multiclass", "multilabel") or not infos:
+        for info in infos:
+            if info.role not in ("class", "background") or not 0 <= info.value <= 255:
+                raise BundleError(
+                    f"the class table gives {info.name!r} the role {info.role!r} and the value "
+                    f"{info.value}."
+                )
+            if not all(0 <= channel <= 255 for channel in info.color):
+                raise BundleError(f"the class table gives {info.name!r} no color of 3 bytes.")
+        fits = len(infos) == 2 if task == "binary" else bool(infos)
+        if task not in ("binary", "multiclass", "multilabel") or not fits:
             raise BundleError(f"the class table names the task {task!r} with {len(infos)} classes.")
         return cls(infos, task, ignored)
 
@@ -237,8 +246,10 @@ class Bands:
         """Read them back; raises `BundleError` where something is missing."""
         try:
             names, numbers = tuple(map(str, card["names"])), tuple(map(int, card["numbers"]))
+            if not names or len(numbers) not in (0, len(names)) or min(numbers, default=1) < 1:
+                raise ValueError(f"{len(names)} names for the numbers {numbers}")
             return cls(names, numbers, bool(card["convert"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise BundleError(f"the bands cannot be read: {error!r}.") from error
 
 

@@ -21,6 +21,7 @@ from whatwhere.talk import Talk
 from whatwhere.types import Bands, Classes
 
 _JPEG = (".jpg", ".jpeg")
+_MOST_ALIKE = 10  # errors of one kind that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,14 @@ def bands_of(survey: Survey, mode: str) -> Bands:
 
 
 def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
-    """Return an error for each mask that holds a number the class table does not know."""
+    """Return an error for each mask that holds a number the class table does not know.
+
+    Many masks with the same unknown numbers share one error.
+    """
     known = {number for info in classes for number in info.raw} | set(classes.ignored)
     if classes.task == "multilabel":
         known.add(0)
-    problems = []
+    groups: dict[tuple[int, ...], list[tuple[Path, str]]] = {}
     for pair in survey.pairs:
         for path, numbers in zip(pair.masks, survey.facts[pair.key].numbers, strict=True):
             unknown = {n: k for n, k in numbers.items() if n not in known}
@@ -166,9 +170,16 @@ def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
                 shown = ", ".join(
                     f"{written(n)} ({k:,} px)" for n, k in sorted(unknown.items())[:8]
                 )
-                cause = f"the class table does not know {shown}."
-                remedy = "Correct the mask, or name these numbers with --classes."
-                problems.append(Problem("error", str(path), cause, remedy))
+                groups.setdefault(tuple(sorted(unknown)), []).append((path, shown))
+    problems = []
+    for files in groups.values():
+        listed = files if len(files) <= _MOST_ALIKE else files[:1]
+        for path, shown in listed:
+            cause = f"the class table does not know {shown}."
+            if len(files) > len(listed):
+                cause = f"{cause[:-1]}, nor those of {len(files) - 1} other masks like it."
+            remedy = "Correct the mask, or name these numbers with --classes."
+            problems.append(Problem("error", str(path), cause, remedy))
     return problems
 
 

@@ -52,6 +52,8 @@ class Reader:
         """
         pixels, valid = read_image(pair.image)
         labels, counted = read_labels(pair, self.classes, valid)
+        if labels.shape[-2:] != valid.shape:
+            raise DataError(f"{pair.masks[0]}: the mask is not of its image's size.")
         try:
             image = self.normalization.apply(self.bands.select(pixels))
         except ShapeError as error:
@@ -113,7 +115,9 @@ class Chips(Dataset[Chip]):
 
     For training an epoch has as many chips of an image as would cover it, at places drawn anew from
     (seed, epoch, index). For validation they cover each image exactly once. What an image lacks to
-    a chip is mirrored, and does not count.
+    a chip, and a chip to a multiple of the net's stride, is mirrored and does not count; in
+    training it lies on all sides by turns, so that the net learns edges at any distance from its
+    own.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class Chips(Dataset[Chip]):
         *,
         seed: int,
         training: bool,
+        stride: int = 1,
         cache_mb: int | None = None,
     ) -> None:
         """Plan the chips; nothing is read yet.
@@ -136,10 +141,13 @@ class Chips(Dataset[Chip]):
             shape: (height, width) of a chip [px].
             seed: What the places are drawn from.
             training: Whether places are drawn, or a lattice is cut.
+            stride: Training chips come as arrays of a multiple of this [px].
             cache_mb: Memory for images kept after the first reading; None takes a quarter of what
                 is free.
         """
         self.pairs, self.reader, self.shape = list(pairs), reader, shape
+        step = stride if training else 1
+        self.padded = (-(-shape[0] // step) * step, -(-shape[1] // step) * step)
         self.seed, self.training = seed, training
         self.plan = [
             (i, window)
@@ -157,13 +165,14 @@ class Chips(Dataset[Chip]):
         epoch, index = at
         which, window = self.plan[index]
         image, labels, valid = self._read(which)
+        before = (0, 0)
         if self.training:
-            window = self._place(image.shape[-2:], window, epoch, index)
+            window, before = self._place(image.shape[-2:], epoch, index)
         rows, columns = window.slices
         return Chip(
-            image=_mirror(image[:, rows, columns], self.shape),
-            labels=_mirror(labels[..., rows, columns], self.shape).astype(np.int64),
-            valid=_padded(valid[rows, columns], self.shape),
+            image=_mirror(image[:, rows, columns], self.padded, before),
+            labels=_mirror(labels[..., rows, columns], self.padded, before).astype(np.int64),
+            valid=_surround(valid[rows, columns], self.padded, before),
             index=index,
             epoch=epoch,
         )
@@ -172,14 +181,17 @@ class Chips(Dataset[Chip]):
         """The key of the pair that a chip is cut from."""
         return self.pairs[self.plan[index][0]].key
 
-    def _place(self, size: Sequence[int], window: Window, epoch: int, index: int) -> Window:
+    def _place(self, size: Sequence[int], epoch: int, index: int) -> tuple[Window, tuple[int, int]]:
+        """Draw where a chip is cut, and how much of what it lacks goes before its first pixel."""
         height, width = min(self.shape[0], size[0]), min(self.shape[1], size[1])
         rng = np.random.Generator(
             np.random.Philox(key=[self.seed, 2], counter=[0, 0, epoch, index])
         )
         row = int(rng.integers(size[0] - height + 1))
         column = int(rng.integers(size[1] - width + 1))
-        return Window(row, column, height, width)
+        above = int(rng.integers(self.padded[0] - height + 1))
+        left = int(rng.integers(self.padded[1] - width + 1))
+        return Window(row, column, height, width), (above, left)
 
     def _read(self, which: int) -> tuple[Image, NDArray[np.uint8], Valid]:
         if which in self._cache:
@@ -276,18 +288,20 @@ def make_loader(
     )
 
 
-def _mirror(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """Mirror the last two axes at their ends until they have this shape."""
-    for axis, side in ((-2, shape[0]), (-1, shape[1])):
+def _mirror(values: NDArray[Any], shape: tuple[int, int], before: tuple[int, int]) -> NDArray[Any]:
+    """Mirror the last two axes at both ends to this shape, so many pixels before the first one."""
+    for axis, side, start in ((-2, shape[0], before[0]), (-1, shape[1], before[1])):
         old = values.shape[axis]
         if old < side:
-            index = np.arange(side) % max(2 * (old - 1), 1)
-            index = np.where(index < old, index, 2 * (old - 1) - index)
-            values = np.take(values, index, axis=axis)
+            period = max(2 * (old - 1), 1)
+            index = np.abs(np.arange(side) - start) % period
+            values = np.take(values, np.minimum(index, period - index), axis=axis)
     return np.ascontiguousarray(values)
 
 
-def _padded(valid: Valid, shape: tuple[int, int]) -> Valid:
+def _surround(valid: Valid, shape: tuple[int, int], before: tuple[int, int]) -> Valid:
+    """Put a mask into a larger one that is False elsewhere."""
     whole = np.zeros(shape, dtype=np.bool_)
-    whole[: valid.shape[0], : valid.shape[1]] = valid
+    height, width = valid.shape
+    whole[before[0] : before[0] + height, before[1] : before[1] + width] = valid
     return whole

@@ -49,8 +49,14 @@ class DataPlan:
     def orientation(self) -> Orientation:
         return "free" if self.recipe.orientation == "free" else "upright"
 
-    def loader(self, split: Split, workers: int) -> DataLoader[Any]:
-        """Return the batches of a split; those of `train` are shuffled and augmented."""
+    def loader(self, split: Split, workers: int = 0, stride: int = 1) -> DataLoader[Any]:
+        """Return the batches of a split; those of `train` are shuffled and augmented.
+
+        Args:
+            split: Which one.
+            workers: Processes that read ahead; 0 reads in this one.
+            stride: Of the net [px].
+        """
         recipe, training = self.recipe, split == "train"
         chips = Chips(
             self.splits[split],
@@ -59,6 +65,7 @@ class DataPlan:
             self.shape,
             seed=recipe.seed,
             training=training,
+            stride=stride,
         )
         augmentation = Augmentation(
             self.orientation,

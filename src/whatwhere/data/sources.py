@@ -94,8 +94,10 @@ def open_source(root: Path) -> Source:
         labels.add(names)
     if len(labels) > 1:
         raise DataError(f"{root}: the split folders do not have the same labels below masks/.")
-    if not pairs and not problems:
-        raise DataError(f"{root}: there is no image in it ({', '.join(SUFFIXES)}). {LAYOUT}")
+    if not pairs and not any(problem.severity == "error" for problem in problems):
+        cause = f"there is no image in it ({', '.join(SUFFIXES)})."
+        problem = Problem("error", str(root), cause, LAYOUT)
+        raise DataError(str(problem), [problem, *problems])
     pairs.sort(key=lambda pair: (SPLITS.index(pair.split or "train"), pair.key))
     return Source(root, tuple(pairs), labels.pop(), tuple(problems))
 
@@ -156,7 +158,7 @@ def _pair_folder(
 
     pairs = []
     for key, image in image_files.items():
-        partners = [_partner(key, files) for files in mask_files]
+        partners = [_partner(key, files, image_files) for files in mask_files]
         for place, partner in zip(places, partners, strict=True):
             if partner is None:
                 cause = f"there is no mask for it in {place}."
@@ -198,14 +200,14 @@ def _label_folders(masks: Path, images: dict[str, Path]) -> tuple[str, ...]:
     return tuple(folder.name for folder in inside)
 
 
-def _partner(key: str, masks: dict[str, Path]) -> str | None:
+def _partner(key: str, masks: dict[str, Path], images: dict[str, Path]) -> str | None:
     """The mask with the image's key, or the only one that differs by `_mask` or by case."""
     if key in masks:
         return key
     for ending in _MASK_ENDINGS:
         if key + ending in masks:
             return key + ending
-    alike = [name for name in masks if name.casefold() == key.casefold()]
+    alike = [name for name in masks if name.casefold() == key.casefold() and name not in images]
     return alike[0] if len(alike) == 1 else None
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from whatwhere.data.sources import Pair, Split
 from whatwhere.errors import DataError, UsageError
 
+_WORDS = {"train": "training", "val": "validation", "test": "test"}
+
 
 def split_pairs(
     pairs: Sequence[Pair],
@@ -82,6 +84,11 @@ def _deal(
     return dealt
 
 
+def own(split: str) -> str:
+    """Return what a run's split is called."""
+    return f"the run's own {_WORDS[split]} split"
+
+
 def choose(
     pairs: Sequence[Pair],
     digests: Mapping[str, str],
@@ -111,13 +118,13 @@ def choose(
     if wanted not in ("auto", "train", "val", "test"):
         raise UsageError(f"--part must be auto, train, val, test or all, not {wanted!r}.")
     familiar = set(seen["train"]) | set(seen["val"])
-    if not any(digests[pair.key] in familiar for pair in pairs):
+    if wanted == "auto" and not any(digests[pair.key] in familiar for pair in pairs):
         return list(pairs), "all pairs of data the run has not seen"
     split = "test" if wanted == "auto" else wanted
     chosen = [pair for pair in pairs if digests[pair.key] in set(seen[split])]
     if not chosen:
         raise DataError(
-            f"no pair of the run's {split} split is here, and the others were seen in training. "
-            "Take other data, or --part all to score these all the same."
+            f"no pair of {own(split)} is in this data. Take --part all to score every pair, seen in "
+            "training or not."
         )
-    return chosen, f"the {split} split of the data the run was trained from"
+    return chosen, own(split)

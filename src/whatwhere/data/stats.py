@@ -59,8 +59,12 @@ class Moments:
         """
         if self.count == 0:
             raise DataError("no pixel of the training images counts: all are without data.")
+        mean = self.mean.tolist()
         std = [math.sqrt(s / self.count) for s in self.squares.tolist()]
-        return Normalization(tuple(self.mean.tolist()), tuple(s if s > 0 else 1.0 for s in std))
+        # What is left of a band that never changes is rounding, about 1e-16 of its mean.
+        moves = [s > 1e-12 * abs(m) for s, m in zip(std, mean, strict=True)]
+        kept = tuple(s if moving else 1.0 for s, moving in zip(std, moves, strict=True))
+        return Normalization(tuple(mean), kept)
 
 
 def measure(images: Iterable[tuple[NDArray[Any], Valid]]) -> Normalization:

@@ -211,7 +211,7 @@ def _read_deep_png(path: Path, picture: ImageFile.ImageFile) -> NDArray[np.uint1
     Its unpackers take one byte of each sample: the first for big-endian data, which PNG is, and the
     second for little-endian data.
     """
-    if picture.mode not in ("RGB", "RGBA"):
+    if str(picture.tile[0][3]) not in ("RGB;16B", "RGBA;16B"):
         raise fault(path, "16-bit grey with alpha is not read.", "Save it without alpha.")
     high = np.asarray(picture).astype(np.uint16)
     with Image.open(path, formats=["PNG"]) as again:
@@ -222,18 +222,28 @@ def _read_deep_png(path: Path, picture: ImageFile.ImageFile) -> NDArray[np.uint1
 
 
 def _is_rich_tiff(path: Path) -> bool:
-    """Whether a TIFF has what Pillow would cut, drop or refuse.
+    """Whether a TIFF has what Pillow would cut, drop, refuse or misread.
 
-    That is samples that are not 8-bit, signed bytes, and bands beside red, green and blue that are
-    no alpha, such as infrared.
+    That is samples that are not 8-bit, signed bytes, bands beside red, green and blue that are no
+    alpha, such as infrared, and compressed big-endian numbers, whose bytes it leaves swapped.
+    One band of more than 8 bits is left to it where tifffile alone could not decompress it.
     """
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
+        _check_whole(page)
+        _check_single(path, len(tiff.pages))
+        tag = page.tags.get(_ORIENTATION)
+        if tag and tag.value in (5, 6, 7, 8) and page.compression == 1:
+            return True  # Pillow 13 swaps the sides before it decodes
         if page.samplesperpixel == 1:
-            return str(page.dtype) not in ("bool", "uint8", "uint16", "int32", "float32")
-        if page.photometric not in (2, 6) or page.bitspersample != 8:  # RGB, YCbCr
+            if str(page.dtype) in ("bool", "uint8"):
+                return False
+            pillow_can = ("uint16",) if tiff.byteorder == ">" else ("uint16", "int32", "float32")
+            alone = page.compression in (1, 8, 32946) and page.predictor != 3  # none, deflate
+            return alone or str(page.dtype) not in pillow_can
+        if page.photometric not in (2, 6) or (page.bitspersample, str(page.dtype)) != (8, "uint8"):
             return True
         return len(page.extrasamples) != page.samplesperpixel - 3 or any(
             kind not in _ALPHA for kind in page.extrasamples
@@ -244,15 +254,16 @@ def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        _check_single(path, len(tiff.pages))
         page = tiff.pages.first
         samples, item = page.samplesperpixel, page.dtype.itemsize if page.dtype else 8
         _check_size(path, page.imagelength, page.imagewidth, samples, max(item, 4))
-        if page.photometric in (5, 8, 9, 10) or page.imagedepth > 1:  # CMYK, three kinds of Lab
+        odd = (5, 8, 9, 10) if page.bitspersample > 8 else (0, 3, 5, 8, 9, 10)
+        if page.photometric in odd or page.imagedepth > 1:
             raise fault(
-                path, "CMYK, Lab and volumes are not read.", "Save it as RGB, grey or plain bands."
+                path,
+                "CMYK, Lab, volumes, and turned TIFFs with a palette or inverted are not read.",
+                "Save it as a PNG.",
             )
-        _check_whole(page, samples * item)
         try:
             pixels = page.asarray()
         except ValueError as error:
@@ -269,7 +280,9 @@ def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
         pixels = pixels[..., None]
     elif page.axes.startswith("S"):
         pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.dtype == np.float64:
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8)
+    elif pixels.dtype == np.float64:
         pixels = pixels.astype(np.float32)
     elif pixels.dtype in (np.int8, np.int16, np.uint32):
         pixels = pixels.astype(np.int32 if pixels.dtype != np.uint32 else np.float32)
@@ -281,16 +294,18 @@ def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
     return upright, "?" * (samples - alpha) + "A" * alpha
 
 
-def _check_whole(page: Any, pixel_bytes: int) -> None:
-    """Refuse a page that lacks pieces: tifffile would leave zeros in their place."""
-    pieces = math.prod(page.chunked)
-    if len(page.dataoffsets) < pieces or len(page.databytecounts) < pieces:
-        raise ValueError(f"{len(page.dataoffsets)} of {pieces} strips or tiles")
-    expected = page.imagelength * page.imagewidth * pixel_bytes
-    if page.compression == 1 and page.bitspersample % 8 == 0 and all(page.databytecounts):
-        stored = sum(page.databytecounts)
-        if stored < expected:
-            raise ValueError(f"{stored:,} of {expected:,} bytes")
+def _check_whole(page: Any) -> None:
+    """Refuse a TIFF's page that lacks pieces: in their place both libraries would leave zeros."""
+    pieces, there = math.prod(page.chunked), min(len(page.dataoffsets), len(page.databytecounts))
+    if page.compression == 6:  # the old JPEG keeps its pieces elsewhere
+        return
+    if there < pieces:
+        raise ValueError(f"{there} of {pieces} strips or tiles")
+    plain = page.compression == 1 and page.photometric != 6 and page.dtype is not None
+    if plain and page.bitspersample % 8 == 0 and all(page.databytecounts):
+        expected = page.imagelength * page.imagewidth * page.samplesperpixel * page.dtype.itemsize
+        if sum(page.databytecounts) < expected:
+            raise ValueError(f"{sum(page.databytecounts):,} of {expected:,} bytes")
 
 
 def _upright(samples: NDArray[Any], orientation: int) -> NDArray[Any]:

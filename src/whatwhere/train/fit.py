@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from whatwhere import files
 from whatwhere.config import Recipe
 from whatwhere.errors import NumericsError
-from whatwhere.machine import keep_pages, processors
+from whatwhere.machine import keep_pages, threads
 from whatwhere.metrics import scores
 from whatwhere.talk import Talk
 from whatwhere.train.module import Segmentation
@@ -54,11 +54,13 @@ class History:
     Attributes:
         epochs: In order.
         stopped: Why it ended, in words.
+        step_seconds: The median time of a training step, loading included.
         interrupted: Whether the user stopped it.
     """
 
     epochs: tuple[Epoch, ...]
     stopped: str
+    step_seconds: float
     interrupted: bool = False
 
     @property
@@ -85,18 +87,22 @@ class _Watch(pl.Callback):
         self.stopper = Stopper(recipe.stop_patience, recipe.stop_min_delta)
         self.steps, self.best = steps, float("inf")
         self.epochs: list[Epoch] = []
-        self.stopped = f"all {recipe.epochs} epochs were done"
-        self.started = 0.0
+        self.stopped = f"all epochs were done ({recipe.epochs})"
+        self.started = self.stepped = 0.0
+        self.durations: list[float] = []
         self._bar: Any = None
         self._step: Callable[..., None] = lambda **_changes: None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = time.monotonic()
+        self.started = self.stepped = time.monotonic()
         title = f"epoch {trainer.current_epoch + 1}/{self.recipe.epochs}"
         self._bar = self.talk.bar(title, self.steps)
         self._step = self._bar.__enter__()
 
     def on_train_batch_end(self, *_args: Any, **_named: Any) -> None:
+        now = time.monotonic()
+        self.durations.append(now - self.stepped)
+        self.stepped = now
         self._step()
 
     def close_bar(self) -> None:
@@ -186,7 +192,7 @@ def fit(
         OutputError: The log or what `on_best` writes cannot be written.
     """
     keep_pages()
-    torch.set_num_threads(processors())
+    torch.set_num_threads(threads())
     torch.manual_seed(recipe.seed)
     steps = min(len(train), most_batches or len(train))
     watch = _Watch(recipe, steps, talk, log, on_best)
@@ -219,7 +225,8 @@ def fit(
     if not any(epoch.best for epoch in watch.epochs):
         raise NumericsError("no epoch had a finite validation loss. Try a smaller --lr.")
     stopped = "it was interrupted" if interrupted else watch.stopped
-    return History(tuple(watch.epochs), stopped, interrupted)
+    usual = float(np.median(watch.durations[1:] or watch.durations))  # the first one warms up
+    return History(tuple(watch.epochs), stopped, usual, interrupted)
 
 
 def weights_of(net: nn.Module) -> Weights:

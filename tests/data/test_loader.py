@@ -1,0 +1,295 @@
+"""Chips and batches: every pixel once in validation, chance from (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from whatwhere.data.augment import Augmentation
+from whatwhere.data.loader import (
+    Chips,
+    EpochSampler,
+    Reader,
+    chip_shape,
+    lattice,
+    make_loader,
+)
+from whatwhere.data.sources import Pair
+from whatwhere.errors import DataError
+from whatwhere.types import Bands, Classes, ClassInfo, Normalization
+
+CLASSES = Classes(
+    (
+        ClassInfo("background", 0, (0, 0, 0), "background", (0,)),
+        ClassInfo("salt", 1, (9, 9, 9), "class", (1, 255)),
+    ),
+    "binary",
+    (7,),
+)
+READER = Reader(Bands(("grey",)), CLASSES, Normalization((100.0,), (50.0,)))
+Sizes = dict[str, tuple[int, int]]
+
+
+def save(path: Path, pixels: NDArray[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def made(root: Path, *sizes: tuple[int, int]) -> tuple[list[Pair], Sizes]:
+    """Pairs whose mask is a threshold of the image."""
+    rng, pairs = np.random.default_rng(1), []
+    for i, size in enumerate(sizes):
+        image = rng.integers(1, 256, size, dtype=np.uint8)
+        mask = (image > 128).astype(np.uint8) * 255
+        paths = save(root / f"images/{i}.png", image), save(root / f"masks/{i}.png", mask)
+        pairs.append(Pair(str(i), paths[0], (paths[1],), None))
+    return pairs, {str(i): size for i, size in enumerate(sizes)}
+
+
+def cut(root: Path, *sizes: tuple[int, int], **options: Any) -> Chips:
+    settings: dict[str, Any] = {"shape": (8, 8), "seed": 5, "training": True, **options}
+    return Chips(*made(root, *sizes), settings.pop("reader", READER), **settings)
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in ("image", "labels", "valid"))
+
+
+# ---------------------------------------------------------------- the reader
+
+
+def test_a_pair_is_read_as_the_net_sees_it(tmp_path: Path) -> None:
+    (pair,), _ = made(tmp_path, (6, 9))
+    stored = np.asarray(Image.open(pair.image)).astype(float)
+    image, labels, valid = READER(pair)
+    assert np.allclose(image[0], (stored - 100) / 50) and image.dtype == np.float32
+    assert np.array_equal(labels, stored > 128) and valid.all()
+
+
+def test_what_does_not_count_is_zero_or_not_valid(tmp_path: Path) -> None:
+    (pair,), _ = made(tmp_path, (2, 4))
+    image = np.full((2, 4), 150.0, np.float32)
+    image[0, 0] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    save(pair.masks[0], np.array([[9, 1, 7, 0]] * 2, np.uint8) * np.uint8([[1], [0]]))
+    pixels, labels, valid = READER(replace(pair, image=tmp_path / "a.tif"))
+    assert pixels[0].tolist() == [[0, 1, 1, 1], [1, 1, 1, 1]]
+    assert labels[0].tolist() == [0, 1, 0, 0]
+    # 9 is unknown, but lies where the image has no data; 7 is to be ignored.
+    assert valid.tolist() == [[False, True, False, True], [True] * 4]
+
+
+@pytest.mark.parametrize(("known", "number"), [((0, 1), 3), ((1, 2), 0)])
+def test_an_unknown_number_is_told(tmp_path: Path, known: tuple[int, ...], number: int) -> None:
+    (pair,), _ = made(tmp_path, (2, 4))
+    save(pair.masks[0], np.array([[known[0], known[1], number, number]] * 2, np.uint8))
+    infos = (
+        ClassInfo("a", 0, (0, 0, 0), raw=known[:1]),
+        ClassInfo("b", 1, (1, 1, 1), raw=known[1:]),
+    )
+    table = Classes(infos, "binary")
+    message = rf"0\.png: the class table does not know {number}; it knows {known[0]}, {known[1]}\."
+    with pytest.raises(DataError, match=message) as told:
+        replace(READER, classes=table)(pair)
+    assert "Correct the mask." in str(told.value) and len(told.value.problems) == 1
+
+
+def test_a_mask_of_another_size_and_other_bands_are_told(tmp_path: Path) -> None:
+    (pair,), _ = made(tmp_path, (6, 9))
+    other = save(tmp_path / "m.png", np.zeros((9, 6), np.uint8))
+    with pytest.raises(DataError, match=r"m\.png: the mask is not of its image's size"):
+        READER(replace(pair, masks=(other,)))
+    colours = save(tmp_path / "c.png", np.random.default_rng(2).integers(0, 9, (6, 9, 3), np.uint8))
+    with pytest.raises(DataError, match=r"c\.png: the bands grey are wanted, the image has 3 that"):
+        READER(replace(pair, image=colours))
+
+
+def test_resizing_stretches_image_labels_and_validity(tmp_path: Path) -> None:
+    (pair,), _ = made(tmp_path, (6, 9))
+    plain, small = READER(pair), replace(READER, resize=(12, 18))(pair)
+    assert [part.shape[-2:] for part in small] == [(12, 18)] * 3
+    assert np.array_equal(small[1], plain[1].repeat(2, 0).repeat(2, 1))
+    assert small[0].mean() == pytest.approx(plain[0].mean(), abs=0.05)
+
+
+def test_each_labels_masks_become_a_plane(tmp_path: Path) -> None:
+    (pair,), _ = made(tmp_path, (6, 9))
+    other = save(tmp_path / "other.png", np.zeros((6, 9), np.uint8))
+    infos = tuple(ClassInfo(name, 1, (1, 1, 1), raw=(1, 255)) for name in "ab")
+    reader = replace(READER, classes=Classes(infos, "multilabel"))
+    _, labels, _ = reader(replace(pair, masks=(pair.masks[0], other)))
+    assert labels.shape == (2, 6, 9) and labels[0].any() and not labels[1].any()
+
+
+# ---------------------------------------------------------------- chips
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "shape"),
+    [
+        ([(101, 90)] * 3, 0, (101, 90)),
+        ([(256, 256)], 0, (256, 256)),
+        ([(101, 101), (100, 101)], 0, (101, 101)),
+        ([(512, 512)] * 2, 0, (256, 256)),
+        ([(512, 512)], 128, (128, 128)),
+    ],
+)
+def test_images_up_to_256_are_taken_whole(
+    sizes: list[tuple[int, int]], asked: int, shape: tuple[int, int]
+) -> None:
+    assert chip_shape(sizes, asked) == shape
+
+
+side = st.integers(1, 40)
+
+
+@given(side, side, side, side)
+def test_a_lattice_covers_each_pixel_once(h: int, w: int, rows: int, columns: int) -> None:
+    seen = np.zeros((h, w), int)
+    for window in lattice((h, w), (rows, columns)):
+        assert window.height <= rows and window.width <= columns
+        seen[window.slices] += 1
+    assert (seen == 1).all()
+
+
+def test_validation_chips_hold_each_pixel_once(tmp_path: Path) -> None:
+    chips = cut(tmp_path, (19, 8), (5, 30), (8, 8), training=False)
+    for which, size in ((0, (19, 8)), (1, (5, 30)), (2, (8, 8))):
+        image, *_ = READER(chips.pairs[which])
+        mine = [chips[0, i] for i in range(len(chips)) if chips.key(i) == str(which)]
+        values = np.concatenate([chip["image"][0][chip["valid"]] for chip in mine])
+        assert len(values) == size[0] * size[1]
+        assert np.array_equal(np.sort(values), np.sort(image.ravel()))
+        assert all(chip["image"].shape == (1, 8, 8) for chip in mine)
+        assert all(same(chip, chips[3, chip["index"]]) for chip in mine)  # whatever the epoch
+
+
+def test_an_epoch_has_as_many_training_chips_as_cover_the_images(tmp_path: Path) -> None:
+    assert len(cut(tmp_path, (19, 8), (5, 30))) == 3 + 4
+
+
+def test_training_chips_vary_with_the_epoch_and_repeat_between_runs(tmp_path: Path) -> None:
+    chips, again = (cut(tmp_path, (40, 40)) for _ in range(2))
+    assert all(same(chips[e, i], again[e, i]) for e, i in ((0, 0), (3, 2), (0, 1)))
+    drawn = {chips[epoch, index]["image"].tobytes() for epoch in range(5) for index in range(5)}
+    assert len(drawn) > 20
+    assert not same(chips[0, 0], cut(tmp_path, (40, 40), seed=6)[0, 0])
+
+
+def test_training_chips_reach_all_borders(tmp_path: Path) -> None:
+    chips = cut(tmp_path, (12, 10))
+    image = READER(chips.pairs[0])[0][0]
+    seen = np.zeros(image.shape, bool)
+    for epoch in range(60):
+        chip = chips[epoch, 0]["image"][0]
+        seen |= np.isin(image, chip)
+    assert seen.all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_labels_lie_under_their_pixels(tmp_path: Path, training: bool) -> None:
+    for chips in (
+        cut(tmp_path / "large", (20, 20), training=training),
+        cut(tmp_path / "small", (3, 1), training=training),
+    ):
+        for index in range(len(chips)):
+            chip = chips[1, index]
+            assert np.array_equal(chip["labels"], chip["image"][0] > (128 - 100) / 50)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_an_image_lacks_to_a_chip_is_mirrored_and_does_not_count(
+    tmp_path: Path, training: bool
+) -> None:
+    chips = cut(tmp_path, (5, 3), training=training)
+    image = READER(chips.pairs[0])[0][0]
+    for epoch in range(4):
+        chip = chips[epoch, 0]
+        assert chip["valid"].sum() == 15 and chip["image"].shape == (1, 8, 8)
+        row, column = np.argwhere(chip["valid"])[0]
+        edges = ((row, 3 - row), (column, 5 - column))
+        assert np.array_equal(chip["image"][0], np.pad(image, edges, mode="reflect"))
+
+
+def test_training_chips_come_at_a_multiple_of_the_stride(tmp_path: Path) -> None:
+    chips = cut(tmp_path, (20, 20), shape=(9, 9), stride=16)
+    assert chips[0, 0]["image"].shape == (1, 16, 16) and chips[0, 0]["valid"].sum() == 81
+    chips = cut(tmp_path, (20, 20), shape=(9, 9), stride=16, training=False)
+    assert chips[0, 0]["image"].shape == (1, 9, 9)
+
+
+def test_a_cache_changes_nothing_but_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = ((20, 12), (9, 9))
+    kept, none = cut(tmp_path, *sizes, cache_mb=1), cut(tmp_path, *sizes, cache_mb=0)
+    for _ in range(2):
+        assert all(same(kept[2, i], none[2, i]) for i in range(len(kept)))
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    assert all(kept[2, i]["image"].any() for i in range(len(kept)))
+    with pytest.raises(DataError, match="there is no such file"):
+        none[2, 0]
+
+
+# ---------------------------------------------------------------- batches
+
+
+def batches(chips: Chips, workers: int = 0, epochs: tuple[int, ...] = (0, 1)) -> list[Any]:
+    loader = make_loader(chips, 3, augmentation=Augmentation("free"), workers=workers)
+    found = []
+    for epoch in epochs:
+        loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        found += list(loader)
+    return found
+
+
+def test_batches_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    chips = cut(tmp_path, (20, 12), (9, 9), cache_mb=0)
+    alone, helped = batches(chips), batches(chips, workers=2)
+    assert len(alone) == len(helped) == 2 * -(-len(chips) // 3)
+    for one, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_batch_depends_on_the_epoch_and_not_on_those_before(tmp_path: Path) -> None:
+    chips = cut(tmp_path, (20, 12))
+    first, second = batches(chips)[:2], batches(chips)[2:]
+    alone = batches(chips, epochs=(1,))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(second, alone, strict=True))
+    assert not torch.equal(first[0]["image"], second[0]["image"])
+
+
+def test_types_of_a_batch(tmp_path: Path) -> None:
+    batch = batches(cut(tmp_path, (20, 12)))[0]
+    found = {name: (str(part.dtype), tuple(part.shape)) for name, part in batch.items()}
+    assert found == {
+        "image": ("torch.float32", (3, 1, 8, 8)),
+        "labels": ("torch.int64", (3, 8, 8)),
+        "valid": ("torch.bool", (3, 8, 8)),
+        "index": ("torch.int64", (3,)),
+    }
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[tuple[int, int]]:
+        sampler = EpochSampler(20, seed, shuffle=True)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(1, 3) == order(1, 3) and len(EpochSampler(20, 1, True)) == 20
+    indexes = {tuple(index for _, index in order(s, e)) for s in range(3) for e in range(3)}
+    assert len(indexes) == 9
+    assert sorted(order(1, 3)) == [(3, index) for index in range(20)]
+    assert list(EpochSampler(3, 1, shuffle=False)) == [(0, 0), (0, 1), (0, 2)]

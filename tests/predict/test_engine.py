@@ -1,0 +1,120 @@
+"""Probabilities of an image's own size, whatever it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+
+from whatwhere.bundle import Card
+from whatwhere.data.classes import find_classes
+from whatwhere.errors import NumericsError, ShapeError, UsageError
+from whatwhere.nn.build import build_model
+from whatwhere.predict.backends import TorchBackend, choose_device
+from whatwhere.predict.engine import Predictor
+from whatwhere.types import Bands, Normalization
+
+
+def card(**changes: Any) -> Card:
+    lines: dict[str, Any] = {
+        "model": "tutorial", "arguments": {}, "parameters": 1,
+        "classes": find_classes([], "0=background,1=salt"), "bands": Bands(("grey",)),
+        "normalization": Normalization((100.0,), (50.0,)), "resize": None, "chip_size": (32, 32),
+        "orientation": "upright", "stride": 16, "margin": 122, "thresholds": (0.5,), "scores": {},
+        "tuning": {}, "recipe": {}, "data": {}, "versions": {}, "created": "",
+    }  # fmt: skip
+    return Card(**{**lines, **changes})
+
+
+def predictor(tile: int = 1024, **changes: Any) -> Predictor:
+    torch.manual_seed(0)
+    net = build_model("tutorial", 1, 1, n_filters=2)
+    return Predictor(card(**changes), TorchBackend(net, "binary"), tile)
+
+
+class Recorder:
+    """A backend that notes what it is given and answers with a sigmoid of it."""
+
+    def __init__(self) -> None:
+        self.seen: list[NDArray[np.float32]] = []
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.seen.append(images)
+        return (1 / (1 + np.exp(-images))).astype(np.float32)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70))
+def test_any_size_gives_its_own_size(height: int, width: int) -> None:
+    image = np.random.default_rng(height).integers(0, 255, (1, height, width), dtype=np.uint8)
+    p = predictor().probabilities(image)
+    assert p.shape == (1, height, width)
+    assert p.dtype == np.float32
+    assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_the_net_sees_normalised_bands_and_zero_where_there_is_no_data() -> None:
+    backend = Recorder()
+    image = np.array([[[100, 150], [50, 255]]], dtype=np.uint8)
+    valid = np.array([[True, True], [True, False]])
+    p = Predictor(card(), backend).probabilities(image, valid)
+    assert backend.seen[0].tolist() == [[[[0.0, 1.0], [-1.0, 0.0]]]]
+    assert p[0, 0, 1] == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def test_a_stretched_net_sees_its_size_and_answers_at_the_images() -> None:
+    backend = Recorder()
+    image = np.full((1, 50, 30), 150, dtype=np.uint8)
+    p = Predictor(card(resize=(16, 24)), backend).probabilities(image)
+    assert backend.seen[0].shape == (1, 1, 16, 24)
+    assert p.shape == (1, 50, 30)
+    assert np.allclose(p, 1 / (1 + np.exp(-1)), atol=1e-6)
+
+
+def test_large_images_are_cut_and_each_pixel_is_answered_from_its_own_place() -> None:
+    backend = Recorder()
+    image = np.random.default_rng(0).integers(0, 255, (1, 301, 417), dtype=np.uint8)
+    cut = Predictor(card(margin=20), backend, tile=128).probabilities(image)
+    assert len(backend.seen) > 4
+    assert max(max(part.shape[2:]) for part in backend.seen) <= 128
+    whole = Predictor(card(margin=20), Recorder()).probabilities(image)
+    assert np.array_equal(cut, whole)
+
+
+def test_a_tile_that_is_too_small_says_what_to_take() -> None:
+    with pytest.raises(UsageError, match="Take at least 272 px"):
+        predictor(tile=200).probabilities(np.zeros((1, 300, 300), dtype=np.uint8))
+    assert predictor(tile=272).probabilities(np.zeros((1, 300, 300))).shape == (1, 300, 300)
+
+
+def test_other_bands_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ShapeError, match="bands grey are wanted, the image has 3 that differ"):
+        predictor().probabilities(rng.integers(0, 255, (3, 8, 8)))
+    with pytest.raises(ShapeError, match="bands grey are wanted, the image has 2"):
+        predictor().probabilities(rng.integers(0, 255, (2, 8, 8)))
+
+
+def test_a_net_that_answers_no_number_is_not_believed() -> None:
+    class Broken(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image * torch.nan
+
+    with pytest.raises(NumericsError, match="the net's output is not finite"):
+        Predictor(card(), TorchBackend(Broken(), "binary")).probabilities(np.zeros((1, 4, 4)))
+
+
+def test_devices_that_are_not_there_are_told() -> None:
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(UsageError, match="--device must be auto, cpu, cuda, mps, not 'gpu'"):
+        choose_device("gpu")
+    if not torch.cuda.is_available():
+        assert choose_device("auto") in ("cpu", "mps")
+        with pytest.raises(UsageError, match="there is no cuda device here"):
+            choose_device("cuda")

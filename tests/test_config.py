@@ -1,0 +1,219 @@
+"""The recipe: the tutorial's numbers, told apart from what cannot be followed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whatwhere.config import (
+    Recipe,
+    make_recipe,
+    parse_bands,
+    parse_size,
+    parse_split,
+    to_dict,
+    to_toml,
+)
+from whatwhere.errors import UsageError
+
+
+def test_the_defaults_are_the_tutorials() -> None:
+    tutorial = {
+        **{"model": "tutorial", "n_filters": 16, "dropout": 0.1, "batchnorm": True},
+        **{"bn_momentum": 0.99, "kernel_size": 3, "upsample": "transposed"},
+        **{"epochs": 50, "batch_size": 32},
+        # Adam, ReduceLROnPlateau and EarlyStopping as Keras has them
+        **{"lr": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
+        **{"lr_factor": 0.1, "lr_patience": 5, "lr_min_delta": 1e-4, "min_lr": 1e-5},
+        **{"stop_patience": 10, "stop_min_delta": 0.0, "seed": 42},
+    }
+    found = asdict(Recipe())
+    assert {name: found[name] for name in tutorial} == tutorial
+    assert make_recipe("tutorial") == make_recipe() == Recipe()
+
+
+CHANGED = Recipe(
+    model="unet2015",
+    classes='0=background,255=sält "x"',
+    bands="4,3,2",
+    resize="128x96",
+    split="80/20/0",
+    lr=3e-5,
+    min_lr=1e-7,
+    augment=False,
+    orientation="free",
+    seed=2**32 - 1,
+)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), CHANGED])
+def test_a_recipe_survives_its_toml(tmp_path: Path, recipe: Recipe) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(to_toml(recipe), encoding="utf-8")
+    assert make_recipe(path) == make_recipe(str(path)) == recipe
+    assert Recipe(**to_dict(recipe)) == recipe
+
+
+def test_every_line_of_the_toml_is_explained() -> None:
+    lines = to_toml(Recipe()).splitlines()[1:]
+    assert len(lines) == len(fields(Recipe))
+    assert all(len(line.split("  # ")[1]) > 5 for line in lines)
+
+
+def test_settings_go_before_the_base_and_none_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("epochs = 7\nlr = 1\n")
+    found = make_recipe(path, epochs=9, batch_size=None)
+    assert (found.epochs, found.lr, found.batch_size) == (9, 1.0, 32)
+    assert make_recipe(found, seed=1).epochs == 9 and found.seed == 42
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "text"),
+    [
+        ({"resize": 128}, "resize", "128"),
+        ({"resize": [128, 96]}, "resize", "128x96"),
+        ({"split": (70, 20, 10)}, "split", "70/20/10"),
+        ({"bands": [4, 3, 2]}, "bands", "4,3,2"),
+        ({"bands": 1}, "bands", "1"),
+        ({"classes": ["rock", "salt"]}, "classes", "rock,salt"),
+    ],
+)
+def test_numbers_and_lists_are_taken_as_their_text(
+    settings: dict[str, Any], name: str, text: str
+) -> None:
+    assert getattr(make_recipe(**settings), name) == text
+
+
+def test_the_model_gets_its_own_arguments_alone() -> None:
+    assert make_recipe(n_filters=8, epochs=3).model_arguments == {
+        **{"n_filters": 8, "dropout": 0.1, "batchnorm": True, "bn_momentum": 0.99},
+        **{"kernel_size": 3, "upsample": "transposed"},
+    }
+
+
+def test_an_unknown_setting_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="there is no setting 'epoch', did you mean 'epochs'"):
+        make_recipe(epoch=3)
+    with pytest.raises(UsageError, match=r"there is no setting 'zzz'\.$"):
+        make_recipe(zzz=3)
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(UsageError, match="cannot be followed") as told:
+        Recipe(
+            epochs=0,
+            dropout=1.0,
+            lr=float("nan"),
+            epsilon=float("inf"),
+            kernel_size=4,
+            upsample="cubic",
+            orientation="down",
+            resize="big",
+            split="1/2",
+            bands="0",
+        )
+    for part in (
+        "epochs must be at least 1, not 0",
+        "dropout must be at most 0.99, not 1.0",
+        "lr must be a finite number, not nan",
+        "epsilon must be a finite number, not inf",
+        "kernel_size must be odd, not 4",
+        "upsample must be one of transposed, nearest, bilinear, not 'cubic'",
+        "orientation must be one of upright, free, not 'down'",
+        "resize must be like 128 or 128x96",
+        "split must be like 70/15/15, not '1/2'",
+        "bands must be auto, grey, rgb or numbers from 1 like 4,3,2, not '0'",
+    ):
+        assert part in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 2.5}, "epochs must be of type int, not 2.5"),
+        ({"epochs": "3"}, "epochs must be of type int, not '3'"),
+        ({"epochs": True}, "epochs must be of type int, not True"),
+        ({"lr": True}, "lr must be of type float, not True"),
+        ({"augment": 1}, "augment must be of type bool, not 1"),
+        ({"model": 3}, "model must be of type str, not 3"),
+        ({"resize": {"a": 1}}, "resize must be of type str"),
+    ],
+)
+def test_values_of_another_type_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match="the settings: " + message):
+        make_recipe(**settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("", None), ("128", (128, 128)), ("128x96", (128, 96)), ("8X4", (8, 4))]
+)
+def test_sizes(text: str, size: tuple[int, int] | None) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "1x2x3", "x", "12x", "1.5", "²", " 5"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="resize must be like 128 or 128x96"):
+        parse_size(text)
+
+
+def test_splits_are_shares_of_their_sum() -> None:
+    assert parse_split("70/15/15") == pytest.approx((0.7, 0.15, 0.15))
+    assert parse_split("3/1/0") == pytest.approx((0.75, 0.25, 0))
+
+
+@pytest.mark.parametrize("text", ["", "70/30", "a/b/c", "1/2/-1", "0/0/0", "nan/1/1", "inf/1/1"])
+def test_what_is_no_split(text: str) -> None:
+    with pytest.raises(UsageError, match="split must be like 70/15/15"):
+        parse_split(text)
+
+
+@pytest.mark.parametrize("text", ["0/1/1", "1/0/1"])
+def test_a_split_trains_and_validates(text: str) -> None:
+    with pytest.raises(UsageError, match="split needs pairs to train on and to validate on"):
+        parse_split(text)
+
+
+def test_bands() -> None:
+    assert [parse_bands(text) for text in ("auto", "grey", "rgb")] == ["auto", "grey", "rgb"]
+    assert parse_bands("4, 3,2") == (4, 3, 2) and parse_bands("1") == (1,)
+
+
+@pytest.mark.parametrize("text", ["", "red", "0", "1,,2", "-1", "1.5", "³"])
+def test_what_are_no_bands(text: str) -> None:
+    with pytest.raises(UsageError, match="bands must be auto, grey, rgb or numbers from 1"):
+        parse_bands(text)
+
+
+def test_an_unknown_recipe_and_a_missing_file_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no recipe 'tutorail'. Take tutorial, or a TOML"):
+        make_recipe("tutorail")
+    with pytest.raises(UsageError, match=r"no\.toml: the recipe cannot be read: No such file"):
+        make_recipe(tmp_path / "no.toml")
+    with pytest.raises(UsageError, match="the recipe cannot be read: "):
+        make_recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"epochs = ", "this is not TOML"),
+        (b"\xff", "this is not TOML"),
+        (b"epochs = 3\nepochs = 4\n", "this is not TOML"),
+        (b"epoch = 3\nlrr = 1\n", "no setting 'epoch', did you mean 'epochs'.; there is no .*'lr'"),
+        (b"[train]\nepochs = 3\n", "there is no setting 'train'"),
+        (b"epochs = 0\nseed = -1\n", "epochs must be at least 1, not 0; seed must be at least 0"),
+        (b"lr = inf\n", "lr must be a finite number"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_with_its_name(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=rf"r\.toml: .*{message}"):
+        make_recipe(path)

@@ -1,0 +1,385 @@
+"""The main job from end to end, on a small trained run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from made import blocks_folder, labels_folder, salt_folder, snapshot
+from whatwhere import jobs
+from whatwhere.bundle import load, load_card
+from whatwhere.errors import BundleError, DataError, UsageError
+from whatwhere.predict.engine import Predictor
+from whatwhere.runs import split_keys
+from whatwhere.talk import Talk
+
+QUIET = Talk(quiet=True)
+SMALL: dict[str, Any] = {"n_filters": 4, "batch_size": 4, "bn_momentum": 0.8, "talk": QUIET}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return salt_folder(tmp_path_factory.mktemp("salt"))
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs; tests that change it work on a copy."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    jobs.train(data, path, epochs=3, lr=3e-3, **SMALL)
+    return path
+
+
+@pytest.fixture
+def own_run(run: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(run, tmp_path / "own"))
+
+
+def test_a_run_holds_what_is_promised(run: Path) -> None:
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    wanted = {"bundle/bundle.json", "log.csv", "report.html", "recipe.toml", "splits.json"}
+    assert wanted <= names
+    assert not [name for name in names if "rehearsal" in name or name.endswith(".tmp")]
+    assert not [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".pkl"))]
+
+
+def test_the_log_has_a_line_for_each_epoch_and_the_best_is_kept(run: Path) -> None:
+    with open(run / "log.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    losses = [float(row["val_loss"]) for row in rows]
+    card = load_card(run)
+    assert card.scores["epoch"] == 1 + int(np.argmin(losses))
+    assert card.scores["val_loss"] == pytest.approx(min(losses))
+    assert float(rows[0]["train_loss"]) > float(rows[-1]["train_loss"]) > 0
+
+
+def test_the_bundle_gives_the_validation_loss_that_was_logged(run: Path, data: Path) -> None:
+    predictor = Predictor.open(run)
+    total, pixels = 0.0, 0
+    for key in split_keys(run, "val"):
+        with Image.open(data / "images" / f"{key}.png") as image:
+            p = predictor.probabilities(np.asarray(image)[None])[0].astype(np.float64)
+        with Image.open(data / "masks" / f"{key}.png") as mask:
+            truth = np.asarray(mask) > 0
+        total -= float(np.log(np.where(truth, p, 1 - p)).sum())
+        pixels += truth.size
+    assert total / pixels == pytest.approx(load_card(run).scores["val_loss"], rel=1e-4)
+
+
+def test_two_runs_with_one_seed_are_equal_bit_for_bit(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    jobs.train(data, tmp_path / "again", epochs=3, lr=3e-3, **SMALL)
+    first, second = load(run).weights, load(tmp_path / "again").weights
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    jobs.train(data, tmp_path / "other", epochs=1, lr=3e-3, seed=7, **SMALL)
+    other = load(tmp_path / "other").weights
+    assert not np.array_equal(first["c1.layers.0.weight"], other["c1.layers.0.weight"])
+
+
+def test_the_recipe_of_a_run_repeats_it(run: Path, data: Path, tmp_path: Path) -> None:
+    jobs.train(data, tmp_path / "again", recipe=run / "recipe.toml", talk=QUIET)
+    first, second = load(run), load(tmp_path / "again")
+    assert first.card.recipe == second.card.recipe
+    assert all(np.array_equal(first.weights[name], second.weights[name]) for name in first.weights)
+
+
+def test_a_dry_run_leaves_nothing_and_tells_the_cost(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**SMALL, "talk": Talk()}
+    assert jobs.train(data, tmp_path / "run", epochs=3, dry_run=True, **settings) is None
+    assert not (tmp_path / "run").exists()
+    told = capsys.readouterr().err
+    assert re.search(
+        r"rehearsal passed: about .* an epoch, at most .* .epochs: 3.; .*MB.*disk", told
+    )
+
+
+def test_a_folder_with_a_run_is_not_written_into(own_run: Path, data: Path) -> None:
+    before = snapshot(own_run)
+    with pytest.raises(UsageError, match=r"a run is in this folder\. Take another one"):
+        jobs.train(data, own_run, **SMALL)
+    assert snapshot(own_run) == before
+
+
+def test_bad_data_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    folder = salt_folder(tmp_path / "data", 6)
+    (folder / "masks" / "s01.png").unlink()
+    (folder / "images" / "s02.png").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"2 errors in the data") as caught:
+        jobs.train(folder, tmp_path / "run", **SMALL)
+    assert {Path(problem.file).name for problem in caught.value.problems} == {"s01.png", "s02.png"}
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_scores_the_test_split_of_its_own_data(run: Path, data: Path) -> None:
+    scores = jobs.evaluate(run, data, talk=QUIET)
+    assert scores["on"] == "the run's own test split"
+    assert scores["images"] == len(split_keys(run, "test")) == 3
+    assert set(scores) >= {
+        *("classes", "mean_iou", "mean_iou_images", "pixel_accuracy", "threshold", "images"),
+    }
+    keys = {"name", "value", "iou", "dice", "precision", "recall", "support"}
+    assert [set(row) for row in scores["classes"]] == [keys, keys]
+    assert scores["threshold"] == 0.5
+    assert sum(row["support"] for row in scores["classes"]) == 3 * 48 * 48
+    json.dumps(scores, allow_nan=False)
+
+
+def test_evaluation_counts_what_plain_numpy_counts(run: Path, data: Path) -> None:
+    predictor = Predictor.open(run)
+    hits = false = missed = rest = 0
+    for key in split_keys(run, "test"):
+        with Image.open(data / "images" / f"{key}.png") as image:
+            said = predictor.probabilities(np.asarray(image)[None])[0] >= 0.5
+        with Image.open(data / "masks" / f"{key}.png") as mask:
+            truth = np.asarray(mask) == 255
+        hits += int((said & truth).sum())
+        false += int((said & ~truth).sum())
+        missed += int((~said & truth).sum())
+        rest += int((~said & ~truth).sum())
+    scores = jobs.evaluate(run, data, talk=QUIET)
+    back, salt = scores["classes"]
+    assert salt["iou"] == pytest.approx(hits / (hits + false + missed))
+    assert back["iou"] == pytest.approx(rest / (rest + false + missed))
+    assert salt["recall"] == pytest.approx(hits / (hits + missed))
+    assert scores["pixel_accuracy"] == pytest.approx((hits + rest) / (3 * 48 * 48))
+
+
+def test_other_data_is_scored_whole_and_a_part_can_be_chosen(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    other = salt_folder(tmp_path / "other", 4, seed=99)
+    assert jobs.evaluate(run, other, talk=QUIET)["images"] == 4
+    assert jobs.evaluate(run, data, part="all", talk=QUIET)["images"] == 20
+    assert jobs.evaluate(run, data, part="val", talk=QUIET)["images"] == 3
+
+
+def test_a_runs_bundle_given_for_the_run_is_not_scored_on_its_training(
+    run: Path, data: Path
+) -> None:
+    assert jobs.evaluate(run / "bundle", data, talk=QUIET)["images"] == 3
+
+
+def test_images_seen_in_training_are_not_scored_by_mistake(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    for key in split_keys(run, "train")[:2]:
+        for place in ("images", "masks"):
+            (seen / place).mkdir(parents=True, exist_ok=True)
+            (seen / place / f"{key}.png").write_bytes((data / place / f"{key}.png").read_bytes())
+    with pytest.raises(DataError, match="no pair of the run's own test split is in this data"):
+        jobs.evaluate(run, seen, talk=QUIET)
+
+
+def test_tuning_keeps_the_best_threshold(own_run: Path, data: Path) -> None:
+    weights = sorted((own_run / "bundle").glob("*.safetensors"))
+    found = jobs.tune(own_run, data, metric="iou", talk=QUIET)
+    row = found["labels"]["foreground"]
+    assert found["on"] == "the run's own validation split"
+    assert load_card(own_run).thresholds == (row["threshold"],)
+    assert sorted((own_run / "bundle").glob("*.safetensors")) == weights
+    at_best = jobs.evaluate(own_run, data, part="val", talk=QUIET)
+    at_half = jobs.evaluate(own_run, data, part="val", threshold=0.5, talk=QUIET)
+    assert at_best["threshold"] == row["threshold"]
+    assert at_best["classes"][1]["iou"] == pytest.approx(row["value"])
+    assert at_half["classes"][1]["iou"] == pytest.approx(row["at_half"])
+    for threshold in np.linspace(0.05, 0.95, 7):
+        other = jobs.evaluate(own_run, data, part="val", threshold=float(threshold), talk=QUIET)
+        assert (other["classes"][1]["iou"] or 0.0) <= row["value"] + 1e-12
+    assert f"{row['threshold']:g}" in (own_run / "report.html").read_text(encoding="utf-8")
+
+
+def test_predicted_masks_hold_class_values_at_the_images_size(run: Path, tmp_path: Path) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (7, 93), (48, 48), (101, 64)]
+    for i, size in enumerate(sizes):
+        Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(images / f"i{i}.png")
+    written = jobs.predict(
+        run, images, tmp_path / "out", probabilities=True, overlay=True,
+        table=tmp_path / "areas.csv", talk=QUIET,
+    )  # fmt: skip
+    assert len(written) == 4
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [
+        f"i{i}.png" for i in range(4)
+    ]
+    for i, size in enumerate(sizes):
+        with Image.open(tmp_path / "out" / f"i{i}.png") as mask:
+            assert mask.mode == "P"
+            assert (mask.height, mask.width) == size
+            values = np.asarray(mask)
+        with Image.open(tmp_path / "out" / "probabilities" / f"i{i}.png") as picture:
+            assert picture.mode == "I;16"
+            probability = np.asarray(picture) / 65535
+        with Image.open(tmp_path / "out" / "overlays" / f"i{i}.png") as picture:
+            assert (picture.height, picture.width, picture.mode) == (*size, "RGB")
+        assert set(np.unique(values)) <= {0, 1}
+        clear = np.abs(probability - 0.5) > 1 / 65535
+        assert np.array_equal(values[clear] == 1, probability[clear] >= 0.5)
+    rows = (tmp_path / "areas.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "image,class,pixels,share"
+    assert len([row for row in rows if row]) == 1 + 4 * 2
+
+
+def test_a_threshold_on_the_command_line_goes_before_the_bundles(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    source = data / "images" / "s00.png"
+    shares = []
+    for threshold in (0.0, 0.5, 1.0):
+        out = tmp_path / f"{threshold}.png"
+        jobs.predict(run, source, out, threshold=threshold, talk=QUIET)
+        with Image.open(out) as mask:
+            shares.append(float(np.asarray(mask).mean()))
+    assert shares[0] == 1.0
+    assert shares[0] >= shares[1] >= shares[2]
+    assert shares[2] < 1
+
+
+def test_a_data_folder_given_to_predict_means_its_images(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    written = jobs.predict(run, data, tmp_path / "out", talk=QUIET)
+    assert len(written) == 20
+
+
+def test_equal_stems_keep_their_folders(run: Path, data: Path, tmp_path: Path) -> None:
+    source = (data / "images" / "s00.png").read_bytes()
+    for place in ("a/x.png", "b/x.png", "b/y.png"):
+        (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / place).write_bytes(source)
+    jobs.predict(run, tmp_path / "in", tmp_path / "out", talk=QUIET)
+    names = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")
+    }
+    assert names == {"a/x.png", "b/x.png", "y.png"}
+
+
+def test_masks_do_not_overwrite_images(run: Path, data: Path, tmp_path: Path) -> None:
+    folder = salt_folder(tmp_path / "data", 2)
+    before = snapshot(folder)
+    with pytest.raises(UsageError, match=r"s00.png: the mask would overwrite an image"):
+        jobs.predict(run, folder / "images", folder / "images", talk=QUIET)
+    assert snapshot(folder) == before
+
+
+def test_a_bad_image_among_good_ones_is_named_and_the_rest_is_done(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = salt_folder(tmp_path / "data", 3) / "images"
+    (folder / "s01.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 3 images could not be segmented(.|\n)*s01.png"):
+        jobs.predict(run, folder, tmp_path / "out", talk=QUIET)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["s00.png", "s02.png"]
+
+
+def test_images_of_other_bands_are_refused_by_name(run: Path, tmp_path: Path) -> None:
+    color = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(color).save(tmp_path / "color.png")
+    with pytest.raises(DataError, match=r"color.png: the bands grey are wanted, the image has 3"):
+        jobs.predict(run, tmp_path / "color.png", tmp_path / "out.png", talk=QUIET)
+    Image.fromarray(color[..., :1].repeat(3, -1)).save(tmp_path / "grey.png")
+    jobs.predict(run, tmp_path / "grey.png", tmp_path / "out.png", talk=QUIET)
+
+
+def test_missing_things_are_told(run: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no .*nothing"):
+        jobs.predict(run, tmp_path / "nothing", tmp_path / "out", talk=QUIET)
+    with pytest.raises(BundleError, match=r"there is no such folder. Give a run folder"):
+        jobs.predict(tmp_path / "norun", data, tmp_path / "out", talk=QUIET)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="there is no image in"):
+        jobs.predict(run, tmp_path / "empty", tmp_path / "out", talk=QUIET)
+
+
+def test_tiles_show_no_seam(run: Path) -> None:
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 255, (1, 330, 420), dtype=np.uint8)
+    whole = Predictor.open(run, tile=1024).probabilities(image)
+    tiled = Predictor.open(run, tile=288).probabilities(image)
+    assert np.abs(whole - tiled).max() < 1e-5
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
+def test_a_run_folder_that_cannot_be_written_is_told_at_once(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OSError, match="cannot"):
+        jobs.train(data, tmp_path / "locked" / "run", **SMALL)
+
+
+def test_several_classes_and_sizes(tmp_path: Path) -> None:
+    data = blocks_folder(tmp_path / "data", [(40, 56), (64, 33), (30, 30), (90, 50), (48, 48)] * 2)
+    run = jobs.train(data, tmp_path / "run", epochs=6, chip_size=32, lr=1e-2, **SMALL)
+    assert run is not None
+    assert run.card.classes.task == "multiclass"
+    assert run.card.thresholds == ()
+    scores = jobs.evaluate(run.path, data, talk=QUIET)
+    assert scores["threshold"] is None
+    assert [row["name"] for row in scores["classes"]] == ["background", "class 1", "class 2"]
+    assert scores["mean_iou"] > 0.5
+    with pytest.raises(UsageError, match="takes the most likely one and has no threshold"):
+        jobs.tune(run.path, data, talk=QUIET)
+    with pytest.raises(UsageError, match="no --threshold"):
+        jobs.predict(run.path, data, tmp_path / "out", threshold=0.4, talk=QUIET)
+    jobs.predict(run.path, data, tmp_path / "out", probabilities=True, talk=QUIET)
+    planes = [
+        np.asarray(Image.open(path)).astype(np.int64)
+        for path in sorted((tmp_path / "out" / "probabilities").glob("*/b00.png"))
+    ]
+    assert len(planes) == 3
+    assert np.abs(np.sum(planes, axis=0) - 65535).max() <= 2
+
+
+def test_several_labels_have_a_threshold_each(tmp_path: Path) -> None:
+    data = labels_folder(tmp_path / "data")
+    run = jobs.train(data, tmp_path / "run", epochs=4, lr=1e-2, orientation="free", **SMALL)
+    assert run is not None
+    assert run.card.classes.task == "multilabel"
+    tuned = jobs.tune(run.path, data, metric="dice", talk=QUIET)
+    assert set(tuned["labels"]) == {"bright", "left"}
+    scores = jobs.evaluate(run.path, data, talk=QUIET)
+    assert scores["threshold"] == {name: row["threshold"] for name, row in tuned["labels"].items()}
+    jobs.predict(run.path, data, tmp_path / "out", threshold="bright=0.3,left=0.6", talk=QUIET)
+    assert (tmp_path / "out" / "bright" / "m00.png").exists()
+    assert (tmp_path / "out" / "left" / "m00.png").exists()
+    with pytest.raises(UsageError, match="a number is needed for bright, left"):
+        jobs.predict(run.path, data, tmp_path / "out", threshold="bright=0.3", talk=QUIET)
+
+
+def test_resized_runs_give_masks_of_the_images_size(tmp_path: Path) -> None:
+    data = salt_folder(tmp_path / "data", 8, size=(48, 60))
+    run = jobs.train(data, tmp_path / "run", epochs=1, resize=32, **SMALL)
+    assert run is not None
+    assert run.card.resize == (32, 32)
+    jobs.predict(run.path, data, tmp_path / "out", talk=QUIET)
+    with Image.open(tmp_path / "out" / "s00.png") as mask:
+        assert mask.size == (60, 48)
+    assert jobs.evaluate(run.path, data, part="all", talk=QUIET)["images"] == 8
+
+
+def test_inspection_lists_all_problems_at_once(tmp_path: Path) -> None:
+    data = salt_folder(tmp_path / "data", 6)
+    (data / "masks" / "s00.png").unlink()
+    (data / "images" / "s01.png").write_bytes((data / "images" / "s01.png").read_bytes()[:200])
+    Image.fromarray(np.zeros((10, 10), dtype=np.uint8)).save(data / "masks" / "s02.png")
+    found = jobs.inspect(data, talk=QUIET)
+    errors = [problem for problem in found["problems"] if problem["severity"] == "error"]
+    assert {Path(problem["file"]).name for problem in errors} == {"s00.png", "s01.png", "s02.png"}
+    assert all(problem["cause"] and problem["remedy"] for problem in errors)

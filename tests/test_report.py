@@ -1,0 +1,119 @@
+"""The report: one file that needs nothing else, with what a reader looks for."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from made import labels_folder, salt_folder
+from whatwhere import jobs, pictures
+from whatwhere.bundle import load_card
+from whatwhere.data.classes import find_classes
+from whatwhere.talk import Talk
+
+QUIET = Talk(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = salt_folder(tmp_path_factory.mktemp("salt"), 16, (32, 32))
+    path = tmp_path_factory.mktemp("runs") / "a <b> run"
+    jobs.train(
+        data, path, epochs=2, n_filters=2, batch_size=4, talk=QUIET, classes="rock & sand,salt"
+    )
+    jobs.tune(path, data, talk=QUIET)
+    jobs.evaluate(path, data, talk=QUIET)
+    return path
+
+
+def page(run: Path) -> str:
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_it_needs_nothing_else(run: Path) -> None:
+    text = page(run)
+    assert not re.findall(r"(?:src|href)\s*=\s*['\"](?!data:|report/)", text)
+    assert "http" not in re.sub(r"base64,[^']*", "", text)
+    assert text.count("data:image/png;base64,") >= 5
+
+
+def test_it_has_every_part(run: Path) -> None:
+    text = page(run)
+    for title in ("Training", "Examples", "Threshold", "Scores: test", "Data", "Methods"):
+        assert f"<h2>{title}" in text
+    scores = json.loads((run / "report" / "test.json").read_text(encoding="utf-8"))
+    assert f"{scores['mean_iou']:.4f}" in text
+
+
+def test_names_are_escaped(run: Path) -> None:
+    text = page(run)
+    assert "rock &amp; sand" in text
+    assert "a &lt;b&gt; run" in text
+    assert "<b> run" not in text
+
+
+def test_the_methods_paragraph_tells_the_recipe_and_versions(run: Path) -> None:
+    found = re.search(r"class='methods'>(.*?)</p>", page(run), re.DOTALL)
+    assert found
+    card = load_card(run)
+    for words in (
+        *("Adam", "0.001", "binary cross-entropy", "batches of 4", "left-right flips", "Seed 42"),
+        f"{card.parameters:,} parameters",
+        f"torch {card.versions['torch']}",
+        f"trained on {card.data['train']} images",
+    ):
+        assert words in found.group(1), words
+
+
+def test_areas_are_there_as_csv(run: Path) -> None:
+    lines = (run / "report" / "areas_test.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("image,class,valid_pixels,true_pixels,predicted_pixels")
+    assert len(lines) == 1 + json.loads((run / "report" / "test.json").read_text())["images"]
+
+
+def test_a_multi_label_run_has_a_report(tmp_path: Path) -> None:
+    data = labels_folder(tmp_path / "data", 8)
+    jobs.train(data, tmp_path / "run", epochs=1, n_filters=2, batch_size=4, talk=QUIET)
+    assert "bright" in page(tmp_path / "run")
+
+
+def pixels(png: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(png)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_curves_of_one_epoch_and_of_a_wild_start_can_be_drawn() -> None:
+    row: dict[str, Any] = {
+        "epoch": 1, "lr": 1e-3, "train_loss": 0.5, "val_loss": 0.6, "val_mean_iou": None,
+        "best": True,
+    }  # fmt: skip
+    wild = [
+        {**row, "epoch": i + 1, "val_loss": loss} for i, loss in enumerate([47.0, 2.0, 0.3, 0.3])
+    ]
+    for log in ([row], wild):
+        assert pixels(pictures.draw_curves(log)).std() > 0
+
+
+def test_errors_are_coloured_by_their_kind() -> None:
+    black = np.zeros((1, 4, 3))
+    example = pictures.Example(
+        "", black, np.array([[1, 1, 0, 0]]), np.zeros((1, 4)), np.array([[1, 0, 1, 0]]),
+        np.ones((1, 4), bool),
+    )  # fmt: skip
+    drawn = pictures.draw_errors(example)[0]
+    for pixel, color in zip(drawn, (pictures.RIGHT, pictures.MISSED, pictures.FALSE), strict=False):
+        assert np.allclose(pixel, 0.65 * np.array(color), atol=1)
+    assert drawn[3].tolist() == [0, 0, 0]
+
+
+def test_areas_without_a_row_can_be_drawn() -> None:
+    classes = find_classes([], "0=background,1=salt")
+    assert pixels(pictures.draw_areas([], classes)).std() > 0
