@@ -125,11 +125,14 @@ def test_resizing_stretches_image_labels_and_validity(tmp_path: Path) -> None:
 
 def test_each_labels_masks_become_a_plane(tmp_path: Path) -> None:
     (pair,), _ = made(tmp_path, (6, 9))
-    other = save(tmp_path / "other.png", np.zeros((6, 9), np.uint8))
+    empty = np.zeros((6, 9, 2), np.uint8)
+    empty[1:, :, 1] = 255  # the first row does not count
+    other = save(tmp_path / "other.png", empty)
     infos = tuple(ClassInfo(name, 1, (1, 1, 1), raw=(1, 255)) for name in "ab")
     reader = replace(READER, classes=Classes(infos, "multilabel"))
-    _, labels, _ = reader(replace(pair, masks=(pair.masks[0], other)))
+    _, labels, valid = reader(replace(pair, masks=(pair.masks[0], other)))
     assert labels.shape == (2, 6, 9) and labels[0].any() and not labels[1].any()
+    assert not valid[0].any() and valid[1:].all()
 
 
 # ---------------------------------------------------------------- chips

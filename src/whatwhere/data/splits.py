@@ -124,7 +124,7 @@ def choose(
     chosen = [pair for pair in pairs if digests[pair.key] in set(seen[split])]
     if not chosen:
         raise DataError(
-            f"no pair of {own(split)} is in this data. Take --part all to score every pair, seen in "
-            "training or not."
+            f"no pair of {own(split)} is in this data. Take --part all to score every pair, "
+            "seen in training or not."
         )
     return chosen, own(split)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def predict_image(
 
     several = card.classes.task == "multilabel"
     planes = labels if several else to_values(labels, card.classes, valid)[None]
-    names = card.classes.names if several else [""]
+    names = [folder_of(name) for name in card.classes.names] if several else [""]
     for name, plane in zip(names, planes, strict=True):
         place = file or out / name / f"{target.stem}.png"
         put(place, (plane * valid if several else plane).astype(np.uint8), colors=True)
@@ -179,8 +180,15 @@ def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _planes(card: Card) -> list[str]:
-    names = [info.name for info in card.classes.labels]
+    """The folders of the probabilities: none where there is one plane alone."""
+    names = [folder_of(info.name) for info in card.classes.labels]
     return [""] if len(names) == 1 else names
+
+
+def folder_of(name: str) -> str:
+    """Return a class's name as one plain folder name, on any system, whatever is in it."""
+    plain = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(" .")
+    return plain or "_"
 
 
 def _stems(images: Sequence[Path]) -> list[str]:
