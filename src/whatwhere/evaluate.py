@@ -104,7 +104,7 @@ def answers(predictor: Predictor, pairs: Sequence[Pair]) -> Iterator[Answer]:
     classes = predictor.card.classes
     for pair in pairs:
         probabilities, valid = predictor.read(pair.image)
-        truth, counted = read_labels(pair, classes)
+        truth, counted = read_labels(pair, classes, valid)
         if truth.shape[-2:] != valid.shape:
             raise DataError(f"{pair.masks[0]}: the mask is not of its image's size.")
         yield Answer(pair, probabilities, truth, valid & counted)

@@ -223,3 +223,13 @@ def test_images_are_found_for_prediction_without_masks(tmp_path: Path) -> None:
     make(tmp_path, "two/images/a.png", "two/masks/a.png", "three/test/images/x.png")
     assert [path.name for path in images_of(tmp_path / "two")] == ["a.png"]
     assert [path.name for path in images_of(tmp_path / "three")] == ["x.png"]
+
+
+def test_test_images_without_masks_are_passed_over_with_a_note(tmp_path: Path) -> None:
+    for place in ("train/images/a.png", "train/masks/a.png", "test/images/b.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"x")
+    source = open_source(tmp_path)
+    assert [pair.key for pair in source.pairs] == ["train/a"]
+    assert [problem.severity for problem in source.problems] == ["note"]
+    assert "its images have no masks" in source.problems[0].cause

@@ -649,3 +649,33 @@ def test_shrinking_an_image_averages() -> None:
 def test_stretching_keeps_the_size_asked_for() -> None:
     assert resize_image(np.zeros((3, H, W)), 4, 9).shape == (3, 4, 9)
     assert resize_nearest(np.zeros((2, H, W)), 4, 9).shape == (2, 4, 9)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_class_numbers_of_few_bits_are_not_stretched(bits: int, tmp_path: Path) -> None:
+    numbers = np.arange(16, dtype=np.uint8).reshape(2, 8) % 2**bits  # rows of whole bytes
+    packed = b"".join(
+        b"\0" + int("".join(f"{n:0{bits}b}" for n in row), 2).to_bytes(len(row) * bits // 8, "big")
+        for row in numbers.tolist()
+    )
+    width = numbers.shape[1]
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    head = struct.pack(">IIBBBBB", width, 2, bits, 0, 0, 0, 0)
+    path = tmp_path / "grey.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(packed))
+        + chunk(b"IEND", b"")
+    )
+    assert np.array_equal(read_mask(path)[0], numbers)
+
+
+def test_numbers_that_would_look_like_colours_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "m.tif", np.full((3, 3), 1 << 24, dtype=np.int32))
+    with pytest.raises(DataError, match=r"m.tif: the mask holds 16777216. Save it with smaller"):
+        read_mask(tmp_path / "m.tif")

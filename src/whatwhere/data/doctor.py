@@ -285,6 +285,10 @@ def _oddities(source: Source, facts: Mapping[str, Facts]) -> list[Problem]:
     if empty and empty < len(facts):
         cause = f"{empty} of {len(facts)} masks hold nothing but 0."
         problems.append(Problem("note", str(source.root), cause, "That is fine if it is true."))
+    jpegs = [p for pair in source.pairs for p in pair.masks if p.suffix.lower() in _JPEG]
+    if jpegs:
+        cause = f"{len(jpegs)} masks are JPEG, which blurs numbers, such as {jpegs[0].name}."
+        problems.append(Problem("warning", str(source.root), cause, "Save masks as PNG."))
     collapsed = sum(one.grey for one in facts.values())
     if collapsed and collapsed == len(facts):
         cause = "all images are grey, stored as three equal bands."

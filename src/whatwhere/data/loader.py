@@ -142,8 +142,8 @@ class Chips(Dataset[Chip]):
             seed: What the places are drawn from.
             training: Whether places are drawn, or a lattice is cut.
             stride: Training chips come as arrays of a multiple of this [px].
-            cache_mb: Memory for images kept after the first reading; None takes a quarter of what
-                is free.
+            cache_mb: Memory for images kept after the first reading, in each process that reads;
+                None takes a quarter of what is free.
         """
         self.pairs, self.reader, self.shape = list(pairs), reader, shape
         step = stride if training else 1

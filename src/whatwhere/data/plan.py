@@ -21,6 +21,7 @@ from whatwhere.data.splits import split_pairs
 from whatwhere.data.stats import measure
 from whatwhere.errors import DataError, Problem
 from whatwhere.io.image import read_image
+from whatwhere.machine import memory_mb
 from whatwhere.talk import Talk
 from whatwhere.types import Bands, Classes, Orientation, Valid
 
@@ -66,6 +67,7 @@ class DataPlan:
             seed=recipe.seed,
             training=training,
             stride=stride,
+            cache_mb=(memory_mb() or 4096) // 4 // max(workers, 1),
         )
         augmentation = Augmentation(
             self.orientation,

@@ -86,6 +86,10 @@ def open_source(root: Path) -> Source:
     labels: set[tuple[str, ...]] = set()
     for split, folder in parts:
         images, masks = _find(folder, ("images",)), _find(folder, _MASK_FOLDERS)
+        if split == "test" and masks is None and len(parts) > 1:
+            cause = "its images have no masks, and were passed over."
+            problems.append(Problem("note", str(folder), cause, "`whatwhere predict` takes them."))
+            continue
         if images is None or masks is None:
             missing = "images/" if images is None else "masks/ or labels/"
             raise DataError(f"{folder}: there is no {missing} in it. {LAYOUT}")

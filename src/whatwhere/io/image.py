@@ -85,6 +85,8 @@ def read_mask(path: Path) -> tuple[NDArray[np.int64], Valid]:
                 "Save it with one whole number for each class.",
             )
     numbers = pixels.astype(np.int64)
+    if len(numbers) == 1 and numbers.max() >= COLOR_FLAG:
+        raise fault(path, f"the mask holds {numbers.max()}.", "Save it with smaller numbers.")
     if len(numbers) == 1:
         return numbers[0], valid
     if (numbers == numbers[:1]).all():
@@ -115,8 +117,10 @@ def _read(path: Path, *, palette_to_colors: bool) -> tuple[NDArray[Any], str]:
             if picture.format == "PNG" and _is_deep_color(picture):
                 samples, bands = _read_deep_png(path, picture), picture.mode
             else:
+                step = 1 if palette_to_colors else _stretched(picture)
                 picture.load()
                 samples, bands = _samples(path, picture, palette_to_colors)
+                samples = samples // step if step > 1 else samples
             return _upright(samples, picture.getexif().get(_ORIENTATION, 1)), bands
 
 
@@ -203,6 +207,12 @@ def _samples(path: Path, picture: Image.Image, palette_to_colors: bool) -> tuple
 def _is_deep_color(picture: ImageFile.ImageFile) -> bool:
     """Whether a PNG has 16 bits a sample and several samples, which Pillow cuts to 8 bits."""
     return bool(picture.tile) and ";16B" in str(picture.tile[0][3]) and picture.mode != "I;16"
+
+
+def _stretched(picture: ImageFile.ImageFile) -> int:
+    """What Pillow multiplies the numbers of a grey PNG of 2 or 4 bits by; 1 for all others."""
+    rawmode = str(picture.tile[0][3]) if picture.format == "PNG" and picture.tile else ""
+    return {"L;2": 85, "L;4": 17}.get(rawmode, 1)
 
 
 def _read_deep_png(path: Path, picture: ImageFile.ImageFile) -> NDArray[np.uint16]:
