@@ -182,7 +182,28 @@ def test_a_run_is_never_overwritten(run: Path, data: Path) -> None:
 
 def test_debug_shows_where_an_error_arose(tmp_path: Path) -> None:
     done = call("inspect", tmp_path / "none", "--debug")
-    assert type(done.exception).__name__ == "DataError"
+    assert done.exit_code == 3
+    assert "Traceback" in done.stderr
+    assert "errors.DataError" in done.stderr
+
+
+def test_full_memory_exits_5(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from whatwhere import jobs
+
+    def greedy(*_args: object, **_named: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1 EB")
+
+    monkeypatch.setattr(jobs, "inspect", greedy)
+    assert_told(call("inspect", tmp_path), 5, "the memory is full. Try a smaller --batch-size")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_terminals_of_other_alphabets_are_written_to(encoding: str, data: Path) -> None:
+    words = [sys.executable, "-m", "whatwhere", "inspect", str(data)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(words, capture_output=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"12 pairs" in done.stdout
 
 
 def test_a_fault_of_ours_leaves_its_trace_in_a_file(

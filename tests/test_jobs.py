@@ -95,6 +95,34 @@ def test_the_recipe_of_a_run_repeats_it(run: Path, data: Path, tmp_path: Path) -
     assert all(np.array_equal(first.weights[name], second.weights[name]) for name in first.weights)
 
 
+@pytest.mark.parametrize("name", ["recipe.toml", "report.html", "log.csv"])
+def test_a_file_of_the_users_is_not_overwritten(name: str, data: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match=f"{name} would be overwritten"):
+        jobs.train(data, tmp_path, **SMALL)
+    assert snapshot(tmp_path) == {name: b"mine"}
+
+
+def test_a_run_is_not_put_among_the_data(data: Path) -> None:
+    with pytest.raises(UsageError, match="this lies among the data"):
+        jobs.train(data, data / "images" / "run", **SMALL)
+
+
+def test_validation_pixels_that_do_not_count_are_told(tmp_path: Path) -> None:
+    folder = blocks_folder(tmp_path / "data", [(32, 32)] * 8, n_classes=2)
+    whole = tmp_path / "split"
+    for i, path in enumerate(sorted((folder / "images").iterdir())):
+        part = whole / ("train" if i < 6 else "val")
+        for place in ("images", "masks"):
+            (part / place).mkdir(parents=True, exist_ok=True)
+            (part / place / path.name).write_bytes((folder / place / path.name).read_bytes())
+        if i >= 6:
+            ignored = np.full((32, 32), 9, dtype=np.uint8)
+            Image.fromarray(ignored).save(part / "masks" / path.name)
+    with pytest.raises(DataError, match="no pixel of the validation masks counts"):
+        jobs.train(whole, tmp_path / "run", classes="0=background,1=a,9=ignore", **SMALL)
+
+
 def test_a_dry_run_leaves_nothing_and_tells_the_cost(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,8 +209,31 @@ def test_images_seen_in_training_are_not_scored_by_mistake(
         for place in ("images", "masks"):
             (seen / place).mkdir(parents=True, exist_ok=True)
             (seen / place / f"{key}.png").write_bytes((data / place / f"{key}.png").read_bytes())
-    with pytest.raises(DataError, match="no pair of the run's own test split is in this data"):
+    with pytest.raises(DataError, match="the run has seen every pair of this data"):
         jobs.evaluate(run, seen, talk=QUIET)
+
+
+def test_a_bundle_without_its_run_is_not_scored_on_its_training_by_mistake(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    alone = shutil.copytree(run / "bundle", tmp_path / "alone")
+    with pytest.raises(DataError, match="the net was trained on this data.*Give the run folder"):
+        jobs.evaluate(alone, data, talk=QUIET)
+    assert jobs.evaluate(alone, data, part="all", talk=QUIET)["images"] == 20
+    other = salt_folder(tmp_path / "other", 3, seed=99)
+    assert "not known" in jobs.evaluate(alone, other, talk=QUIET)["on"]
+
+
+def test_a_folder_below_a_run_is_not_the_run(run: Path, own_run: Path, data: Path) -> None:
+    import shutil
+
+    below = own_run / "backup" / "old"
+    shutil.copytree(run / "bundle", below)
+    before = snapshot(own_run / "bundle")
+    jobs.tune(below, salt_folder(own_run.parent / "other", 4, seed=98), talk=QUIET)
+    assert snapshot(own_run / "bundle") == before
 
 
 def test_tuning_keeps_the_best_threshold(own_run: Path, data: Path) -> None:
@@ -273,8 +324,13 @@ def test_equal_stems_keep_their_folders(run: Path, data: Path, tmp_path: Path) -
 def test_masks_do_not_overwrite_images(run: Path, data: Path, tmp_path: Path) -> None:
     folder = salt_folder(tmp_path / "data", 2)
     before = snapshot(folder)
-    with pytest.raises(UsageError, match=r"s00.png: the mask would overwrite an image"):
+    with pytest.raises(UsageError, match=r"s00.png: this would overwrite an image"):
         jobs.predict(run, folder / "images", folder / "images", talk=QUIET)
+    with pytest.raises(UsageError, match=r"this lies among the masks of the images' data set"):
+        jobs.predict(run, folder / "images", folder / "masks", talk=QUIET)
+    table = folder / "images" / "s01.png"
+    with pytest.raises(UsageError, match=r"s01.png: this would overwrite an image"):
+        jobs.predict(run, folder, folder / "out", table=table, talk=QUIET)
     assert snapshot(folder) == before
 
 
@@ -359,6 +415,8 @@ def test_several_labels_have_a_threshold_each(tmp_path: Path) -> None:
     jobs.predict(run.path, data, tmp_path / "out", threshold="bright=0.3,left=0.6", talk=QUIET)
     assert (tmp_path / "out" / "bright" / "m00.png").exists()
     assert (tmp_path / "out" / "left" / "m00.png").exists()
+    with pytest.raises(UsageError, match="each into a folder of its own"):
+        jobs.predict(run.path, data / "images" / "m00.png", tmp_path / "one.png", talk=QUIET)
     with pytest.raises(UsageError, match="a number is needed for bright, left"):
         jobs.predict(run.path, data, tmp_path / "out", threshold="bright=0.3", talk=QUIET)
 

@@ -7,6 +7,7 @@ mixture. There is no pickle and no code in it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatwhere import files
-from whatwhere.errors import BundleError
+from whatwhere.errors import BundleError, OutputError
 from whatwhere.types import Bands, Classes, Normalization, Orientation
 
 FORMAT = 1
@@ -182,7 +183,8 @@ def save(folder: Path, card: Card, weights: Tensors) -> None:
     files.write_json(folder / CARD, {**head, "card": card.to_json()})
     for stale in folder.glob("weights-*.safetensors"):
         if stale.name != name:
-            files.remove(stale)
+            with contextlib.suppress(OutputError):  # a reader may hold it open, on Windows
+                files.remove(stale)
 
 
 def save_card(folder: Path, card: Card) -> None:

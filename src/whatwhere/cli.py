@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,7 +52,7 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 function(*args, **named)
             except WhatwhereError as error:
                 if debug:
-                    raise
+                    traceback.print_exc()
                 typer.echo(f"error: {error}", err=True)
                 raise typer.Exit(error.exit_code) from None
             except KeyboardInterrupt:
@@ -60,9 +62,11 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 # The reader of a pipe has gone: nothing more to say, and nothing wrong.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(0) from None
-            except MemoryError:
-                if debug:
+            except (MemoryError, RuntimeError) as error:
+                if not _memory_is_full(error):
                     raise
+                if debug:
+                    traceback.print_exc()
                 typer.echo(
                     "error: the memory is full. Try a smaller --batch-size or --tile.", err=True
                 )
@@ -83,6 +87,12 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         return run
 
     return register
+
+
+def _memory_is_full(error: Exception) -> bool:
+    """Whether this is Python's error, or torch's of processor or card, for want of memory."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in told or "allocate memory" in told
 
 
 def with_recipe(function: Callable[..., None]) -> Callable[..., None]:
@@ -192,7 +202,8 @@ def _train(
     )
     if run is not None:
         typer.echo(show.scores(run.scores))
-        typer.echo(f"next: whatwhere tune {output} {data}")
+        verb = "evaluate" if run.card.classes.task == "multiclass" else "tune"
+        typer.echo(f"next: whatwhere {verb} {output} {data}")
 
 
 @command("evaluate")
@@ -306,6 +317,9 @@ def _env(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; a fault of ours leaves its trace in a file, not on the screen."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal knows "─" or every file name
     try:
         app()
     except Exception as error:  # the last resort: everything known was caught above
@@ -317,7 +331,6 @@ def main() -> None:
 
 def _apology(error: Exception) -> str:
     import tempfile
-    import traceback
 
     trace = "".join(traceback.format_exception(error))
     try:

@@ -41,6 +41,7 @@ def demo(folder: Path, seed: int, talk: Talk | None = None) -> float:
     talk = talk or Talk()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: there is something here already. Take another folder.")
+    recipe = make_recipe(epochs=EPOCHS, seed=seed, classes="background,salt")
     data, run, new = folder / "data", folder / "run", folder / "new"
     _title(talk, "1. Made-up seismic sections, saved like the real ones")
     write_sections(data, seed, SECTIONS, talk)
@@ -51,7 +52,6 @@ def demo(folder: Path, seed: int, talk: Talk | None = None) -> float:
     _title(talk, f"2. whatwhere inspect {data}")
     talk.say(show.inspection(jobs.inspect(data, talk=talk)))
 
-    recipe = make_recipe(epochs=EPOCHS, seed=seed, classes="background,salt")
     flags = f"--epochs {EPOCHS} --classes background,salt"
     _title(talk, f"3. whatwhere train {data} -o {run} {flags}")
     trained = jobs.train(data, run, recipe=recipe, talk=talk)

@@ -12,7 +12,7 @@ from whatwhere.bundle import Card
 from whatwhere.config import Recipe, make_recipe
 from whatwhere.data import doctor
 from whatwhere.data.sources import Pair, open_source
-from whatwhere.data.splits import choose, own
+from whatwhere.data.splits import choose, fingerprint, own
 from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.predict.decide import parse_thresholds
 from whatwhere.predict.engine import TILE, Predictor
@@ -109,7 +109,7 @@ def evaluate(
     Args:
         run: A run folder or a bundle.
         data: A folder with `images/` and `masks/`. If it is the one the run was trained from, its
-            test split is scored; of any other every pair.
+            test split is scored; of any other every pair that the run has not seen.
         part: `train`, `val`, `test` or `all` to score just these.
         threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -129,7 +129,7 @@ def evaluate(
     predictor = Predictor.open(run, device, tile)
     card = predictor.card
     thresholds = _thresholds(threshold, card)
-    pairs, on = _pairs(run, data, card, part, talk)
+    pairs, on = _pairs(run, data, card, "score" if part == "auto" else part, talk)
     found = scoring.evaluate(
         talk.track(scoring.answers(predictor, pairs), "scoring", len(pairs)),
         card.classes,
@@ -157,7 +157,7 @@ def tune(
     Args:
         run: A run folder or a bundle.
         data: A folder with `images/` and `masks/`. If it is the one the run was trained from, its
-            validation split is taken; of any other every pair.
+            validation split is taken; of any other every pair that the run has not seen.
         metric: `iou`, `dice`, `mean_iou`, `mean_iou_images` or `pixel_accuracy`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         tile: The longest side of what the net sees at once [px].
@@ -181,7 +181,7 @@ def tune(
             f"{run}: a net of {len(card.classes)} classes takes the most likely one and has no "
             "threshold to tune."
         )
-    pairs, on = _pairs(run, data, card, "auto-val", talk)
+    pairs, on = _pairs(run, data, card, "tune", talk)
     found = scoring.evaluate(
         talk.track(scoring.answers(predictor, pairs), "tuning", len(pairs)),
         card.classes,
@@ -200,6 +200,7 @@ def tune(
     bundle.save_card(bundle.bundle_folder(run), card)
     predictor.card = card
     if runs.has_report(run):
+        runs.drop_scores(run, "test")  # they were taken at the threshold before
         runs.keep_thresholds(run, found, card.thresholds)
         runs.rewrite_report(run, predictor.card)
     return told
@@ -244,22 +245,19 @@ def predict(
     sources = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     predictor = Predictor.open(Path(run), device, tile)
     thresholds = _thresholds(threshold, predictor.card)
-    targets, file = plan_outputs([Path(source) for source in sources], Path(output))
-    folder = Path(output) if file is None else file.parent
+    targets = plan_outputs(
+        [Path(source) for source in sources],
+        Path(output),
+        predictor.card.classes,
+        probabilities=probabilities,
+        overlay=overlay,
+        table=Path(table) if table is not None else None,
+    )
     written: list[Written] = []
     problems: list[Problem] = []
     for target in talk.track(targets, "segmenting", len(targets)):
         try:
-            one = predict_image(
-                predictor,
-                target,
-                folder,
-                thresholds=thresholds,
-                probabilities=probabilities,
-                overlay=overlay,
-                file=file,
-            )
-            written.append(one)
+            written.append(predict_image(predictor, target, thresholds))
         except DataError as error:
             problems += error.problems or [Problem("error", str(target.image), str(error), "")]
     if table is not None:
@@ -275,16 +273,19 @@ def predict(
 def _pairs(
     run: Path, data: str | Path, card: Card, part: str, talk: Talk
 ) -> tuple[list[Pair], str]:
-    """Survey a data set and choose the pairs to score; `auto-val` takes validation for `auto`."""
+    """Survey a data set and choose the pairs to score."""
     found = doctor.survey(open_source(Path(data)), talk)
     found.require_sound()
     unknown = doctor.check_classes(found, card.classes)
     if unknown:
         doctor.Survey(found.source, found.facts, tuple(unknown)).require_sound()
     seen = runs.seen_images(run)
-    familiar = {*seen["train"], *seen["val"]} & set(found.digests.values())
-    if part == "auto-val":
-        part = "val" if familiar else "all"
+    own_data = card.data.get("sha256") == fingerprint(found)
+    if not seen["train"] and own_data and part in ("score", "tune"):
+        raise DataError(
+            f"{data}: the net was trained on this data, and {run} does not say on which of it. "
+            "Give the run folder; or --part all to score every pair, seen in training or not."
+        )
     pairs, on = choose(found.pairs, found.digests, seen, part)
     return pairs, on
 

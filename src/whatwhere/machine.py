@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+_STAT = "/sys/fs/cgroup/memory.stat"
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
@@ -38,7 +39,8 @@ def memory_mb() -> int | None:
     limit = _first_line("/sys/fs/cgroup/memory.max")
     used = _first_line("/sys/fs/cgroup/memory.current")
     if limit.isdigit() and used.isdigit():
-        left = (int(limit) - int(used)) // 2**20
+        cache = next((line for line in _lines(_STAT) if line.startswith("inactive_file ")), "x 0")
+        left = (int(limit) - int(used) + int(cache.split()[1])) // 2**20
         free = left if free is None else min(free, left)
     return free
 

@@ -139,6 +139,12 @@ class ThresholdHistogram:
             np.concatenate([part.absent for part in parts]),
         )
 
+    def sum(self) -> ThresholdHistogram:
+        """Return the histogram of all images together, as one."""
+        return ThresholdHistogram(
+            self.there.sum(axis=0, keepdims=True), self.absent.sum(axis=0, keepdims=True)
+        )
+
     def confusion(self) -> Counts:
         """Return `(images, labels, STEPS + 1, 2, 2)`: the counts at each threshold k/1000.
 
@@ -165,8 +171,12 @@ def threshold_curve(
     Returns:
         `(STEPS + 1,)`; NaN where there is nothing to score.
     """
-    by_image = histogram.confusion()[:, label]  # (images, thresholds, 2, 2)
-    whole = by_image.sum(axis=0)
+    mine = ThresholdHistogram(
+        histogram.there[:, label : label + 1], histogram.absent[:, label : label + 1]
+    )
+    if metric == "mean_iou_images":
+        return _nanmean(_nanmean(_iou(mine.confusion()[:, 0])).T)
+    whole = mine.sum().confusion()[0, 0]  # (thresholds, 2, 2)
     if metric == "iou":
         return _iou(whole)[..., 1]
     if metric == "dice":
@@ -174,8 +184,6 @@ def threshold_curve(
         return 2 * iou / (1 + iou)
     if metric == "mean_iou":
         return _nanmean(_iou(whole))
-    if metric == "mean_iou_images":
-        return _nanmean(_nanmean(_iou(by_image)).T)
     right = whole[..., 0, 0] + whole[..., 1, 1]
     total = whole.sum(axis=(-2, -1))
     return np.where(total > 0, right / np.maximum(total, 1), np.nan)

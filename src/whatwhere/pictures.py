@@ -106,7 +106,7 @@ def draw_thresholds(
     labels = classes.labels
     figure = _figure(5.2 * min(len(labels), 2), 3.6 * ((len(labels) + 1) // 2))
     panels = np.ravel(figure.subplots((len(labels) + 1) // 2, min(len(labels), 2)))
-    counts = histogram.confusion().sum(axis=0)
+    counts = histogram.sum().confusion()[0]
     for i, (info, axes) in enumerate(zip(labels, panels, strict=False)):
         iou = threshold_curve(histogram, i, "iou")
         at = np.linspace(0, 1, len(iou))

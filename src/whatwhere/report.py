@@ -67,7 +67,8 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
     if scored:
         text += (
             f" On {scored['images']} images ({scored['on']}) the mean IoU was "
-            f"{scored['mean_iou']:.3f} and {scored['pixel_accuracy']:.1%} of the pixels were right."
+            f"{_score(scored['mean_iou'])} and the pixel accuracy "
+            f"{_score(scored['pixel_accuracy'])}."
         )
     return f"{text} Seed {recipe['seed']}; {versions}."
 
@@ -155,19 +156,28 @@ def _threshold_note(card: Card) -> str:
 def _score_table(scored: Mapping[str, Any]) -> str:
     heads = ("IoU", "Dice", "precision", "recall")
     rows = "".join(
-        f"<tr><td>{_e(row['name'])}</td><td>{row['value']}</td>"
+        f"<tr><td>{_e(row['name'])}</td><td>{_e(row['value'])}</td>"
         + "".join(f"<td>{_score(row[head.lower()])}</td>" for head in heads)
         + f"<td>{row['support']:,}</td></tr>"
         for row in scored["classes"]
     )
     titles = "".join(f"<th>{head}</th>" for head in ("class", "value", *heads, "support [px]"))
     return (
-        f"<p>{scored['images']} images, {_e(scored['on'])}.</p>"
+        f"<p>{_e(scored['images'])} images, {_e(scored['on'])}{_e(_decided(scored))}.</p>"
         f"<table><tr>{titles}</tr>{rows}</table>"
         f"<p>Mean IoU {_score(scored['mean_iou'])} (over the whole set), "
         f"{_score(scored['mean_iou_images'])} (mean over images); pixel accuracy "
         f"{_score(scored['pixel_accuracy'])}.</p>"
     )
+
+
+def _decided(scored: Mapping[str, Any]) -> str:
+    threshold = scored["threshold"]
+    if threshold is None:
+        return ", the most likely class taken"
+    if isinstance(threshold, Mapping):
+        return ", thresholds " + ", ".join(f"{name} {value:g}" for name, value in threshold.items())
+    return f", threshold {threshold:g}"
 
 
 def _data_table(data: Mapping[str, Any], card: Card) -> str:
@@ -183,12 +193,12 @@ def _data_table(data: Mapping[str, Any], card: Card) -> str:
     }
     rows = "".join(f"<tr><th>{_e(k)}</th><td>{_e(str(v))}</td></tr>" for k, v in lines.items())
     shares = "".join(
-        f"<tr><td>{_e(row['name'])}</td><td>{', '.join(map(str, row['raw']))}</td>"
-        f"<td>{row['value']}</td><td>{row['share']:.1%}</td></tr>"
+        f"<tr><td>{_e(row['name'])}</td><td>{_e(', '.join(map(str, row['raw'])))}</td>"
+        f"<td>{_e(row['value'])}</td><td>{row['share']:.1%}</td></tr>"
         for row in data["classes"]
     )
     notes = "".join(
-        f"<li><b>{p['severity']}</b> {_e(p['file'])}: {_e(p['cause'])} {_e(p['remedy'])}</li>"
+        f"<li><b>{_e(p['severity'])}</b> {_e(p['file'])}: {_e(p['cause'])} {_e(p['remedy'])}</li>"
         for p in data["problems"][:20]
     )
     heads = "<tr><th>class</th><th>read as</th><th>written as</th><th>pixels</th></tr>"
@@ -203,7 +213,10 @@ def _embed(path: Path, alt: str, kind: str = "") -> str:
 def _json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # a damaged piece is left out, as one that is not there
     return value
 
 

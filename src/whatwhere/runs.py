@@ -48,9 +48,10 @@ def run_folder(path: Path) -> Path:
 
     So that a run's bundle, given in the run's place, is not scored on what it was trained on.
     """
-    for folder in (path, path.parent, path.parent.parent):
-        if (folder / SPLITS).is_file() and (folder / "bundle" / CARD).is_file():
-            return folder
+    place = path.resolve()
+    bundle = place.parent if place.name == CARD else place
+    if bundle.name == "bundle" and (bundle / CARD).is_file() and (bundle.parent / SPLITS).is_file():
+        return bundle.parent
     return path
 
 
@@ -65,6 +66,12 @@ def keep_scores(run: Path, name: str, found: Evaluation, scores: Mapping[str, An
     files.write_json(folder / f"{name}.json", scores)
     files.write_text(folder / f"areas_{name}.csv", report.areas_csv(found.areas))
     files.write_bytes(folder / f"areas_{name}.png", pictures.draw_areas(found.areas, found.classes))
+
+
+def drop_scores(run: Path, name: str) -> None:
+    """Take the scores of a split out of the report's folder."""
+    for file in (f"{name}.json", f"areas_{name}.csv", f"areas_{name}.png"):
+        files.remove(run / report.FOLDER / file)
 
 
 def keep_thresholds(run: Path, found: Evaluation, thresholds: tuple[float, ...]) -> None:

@@ -19,7 +19,7 @@ from whatwhere.bundle import Card
 from whatwhere.config import Recipe, to_dict, to_toml
 from whatwhere.data import doctor
 from whatwhere.data.plan import DataPlan, plan_data
-from whatwhere.data.sources import Pair
+from whatwhere.data.sources import MASK_FOLDERS, Pair
 from whatwhere.data.splits import own
 from whatwhere.errors import UsageError
 from whatwhere.io.image import read_image
@@ -46,8 +46,7 @@ def train_run(
     device = choose_device(device)
     if workers < 0:
         raise UsageError(f"--workers must be at least 0, not {workers}.")
-    if (output / "bundle").exists():
-        raise UsageError(f"{output}: a run is in this folder. Take another one for the new run.")
+    _check_output(output, data)
     fresh = not output.exists()
     make_net(
         recipe, recipe.model_arguments, 1, 1
@@ -77,6 +76,21 @@ def train_run(
     scores = _conclude(plan, history, output, device, talk)
     talk.say(f"report   {output / 'report.html'}")
     return Run(output, bundle.load_card(output), scores)
+
+
+def _check_output(output: Path, data: Path) -> None:
+    """Refuse a folder in which something would be overwritten, or that is part of the data."""
+    ours = ("bundle", "log.csv", "recipe.toml", runs.SPLITS, report.FOLDER, "report.html")
+    there = [name for name in ours if (output / name).exists()]
+    if "bundle" in there:
+        raise UsageError(f"{output}: a run is in this folder. Take another one for the new run.")
+    if there:
+        raise UsageError(f"{output}: {', '.join(there)} would be overwritten. Take another folder.")
+    inside = output.resolve()
+    if inside.is_relative_to(data.resolve()):
+        names = {part.lower() for part in inside.relative_to(data.resolve()).parts}
+        if names & {"images", *MASK_FOLDERS}:
+            raise UsageError(f"{output}: this lies among the data. Take another folder.")
 
 
 def make_net(recipe: Recipe, arguments: dict[str, Any], bands: int, outputs: int) -> Any:
@@ -182,6 +196,8 @@ def _rehearse(plan: DataPlan, output: Path, device: str, workers: int, talk: Tal
     with tempfile.TemporaryDirectory(prefix=f"{files.TEMPORARY}rehearsal-", dir=output) as place:
         folder = Path(place)
         history = _fit(plan, folder, device, workers, Talk(quiet=True), most_batches=_REHEARSED)
+        if history.interrupted:
+            raise KeyboardInterrupt
         _conclude(plan, history, folder, device, Talk(quiet=True), most=1)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     train, val = len(plan.loader("train")), len(plan.loader("val"))

@@ -185,6 +185,12 @@ class Classes:
         return cls(infos, task, ignored)
 
 
+def same_everywhere(pixels: NDArray[Any], valid: Valid | None) -> bool:
+    """Whether all bands of `(C, H, W)` are equal wherever the image has data."""
+    same = (pixels == pixels[:1]).all(axis=0)
+    return bool(same.all() if valid is None else same[valid].all())
+
+
 @dataclass(frozen=True)
 class Bands:
     """Which bands of a file the net sees, in which order.
@@ -203,11 +209,12 @@ class Bands:
     def __len__(self) -> int:
         return len(self.names)
 
-    def select(self, pixels: NDArray[Any]) -> NDArray[Any]:
+    def select(self, pixels: NDArray[Any], valid: Valid | None = None) -> NDArray[Any]:
         """Return the bands of an image that the net sees.
 
         Args:
             pixels: `(C, H, W)` as read.
+            valid: `(H, W)`: where three bands must be equal to pass as grey; None for everywhere.
 
         Raises:
             ShapeError: The image does not have these bands.
@@ -220,7 +227,7 @@ class Bands:
         if self.names == ("grey",):
             if count == 1:
                 return pixels
-            if count == 3 and (pixels == pixels[:1]).all():
+            if count == 3 and same_everywhere(pixels, valid):
                 return pixels[:1]
             if count == 3 and self.convert:
                 luma = np.tensordot(LUMA, pixels, axes=1)[None]

@@ -159,7 +159,8 @@ PAIRS = [pair(key) for key in KNOWN]
 @pytest.mark.parametrize(
     ("wanted", "chosen", "word"),
     [
-        ("auto", ["k3"], "test"),
+        ("score", ["k3"], "test"),
+        ("tune", ["k2"], "validation"),
         ("test", ["k3"], "test"),
         ("val", ["k2"], "validation"),
         ("train", ["k0", "k1"], "training"),
@@ -173,21 +174,38 @@ def test_of_the_runs_own_data_one_split_is_chosen(
 
 
 def test_all_means_all() -> None:
-    assert choose(PAIRS, KNOWN, SEEN, "all") == (PAIRS, "all pairs")
+    assert choose(PAIRS, KNOWN, SEEN, "all") == (PAIRS, "all pairs, seen in training or not")
 
 
 def test_of_other_data_every_pair_is_chosen() -> None:
     other = {key: "new" + digest for key, digest in KNOWN.items()}
-    found, words = choose(PAIRS, other, SEEN, "auto")
-    assert found == PAIRS and words == "all pairs of data the run has not seen"
+    assert choose(PAIRS, other, SEEN, "score") == (PAIRS, "all pairs")
+    assert choose(PAIRS, other, SEEN, "tune") == (PAIRS, "all pairs")
+
+
+def test_other_data_that_shares_a_few_images_is_scored_without_them() -> None:
+    shared = {key: digest if key == "k0" else "new" + digest for key, digest in KNOWN.items()}
+    found, words = choose(PAIRS, shared, SEEN, "score")
+    assert found == PAIRS[1:] and words == "all pairs but 1 that the run has seen"
+    tested = {key: digest if key == "k3" else "new" + digest for key, digest in KNOWN.items()}
+    assert choose(PAIRS, tested, SEEN, "tune")[0] == PAIRS[:3]  # else the test would be tuned on
+    assert choose(PAIRS, tested, SEEN, "score")[0] == PAIRS
+
+
+def test_a_bundle_that_does_not_know_its_images_says_so() -> None:
+    nothing: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    found, words = choose(PAIRS, KNOWN, nothing, "score")
+    assert found == PAIRS and "not known" in words
 
 
 def test_the_test_images_alone_are_data_not_seen() -> None:
-    found, words = choose(PAIRS[3:], KNOWN, SEEN, "auto")
-    assert found == PAIRS[3:] and "has not seen" in words
+    only = {"k3": "d3"}
+    assert choose(PAIRS[3:], only, SEEN, "score") == (PAIRS[3:], "all pairs")
+    with pytest.raises(DataError, match="the run has seen every pair of this data, or is tested"):
+        choose(PAIRS[3:], only, SEEN, "tune")
 
 
-@pytest.mark.parametrize("wanted", ["auto", "test"])
+@pytest.mark.parametrize("wanted", ["score", "test"])
 def test_training_images_alone_are_not_scored_as_if_they_were_new(wanted: str) -> None:
     with pytest.raises(DataError, match=r"no pair of the run's own test split is.*--part all"):
         choose(PAIRS[:3], KNOWN, SEEN, wanted)

@@ -100,7 +100,7 @@ def _infer(numbers: Sequence[Counter[int]]) -> Classes:
         if len(values) > _MOST_CLASSES:
             cause += " (a photograph, or masks that were saved as JPEG?)"
         raise _ask(cause, total)
-    if 255 in values and len(values) > 2:
+    if 255 in values and values != [0, 255]:
         raise _ask("255 beside other numbers may be a class or 'not labelled'", total)
     if len(values) == 2 and values[0] == 0:
         return _two((0,), (values[1],), values[1] if values[1] <= 255 else 1)

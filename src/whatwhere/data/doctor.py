@@ -18,7 +18,7 @@ from whatwhere.data.sources import SPLITS, Pair, Source
 from whatwhere.errors import DataError, Problem
 from whatwhere.io.image import read_image, read_mask
 from whatwhere.talk import Talk
-from whatwhere.types import Bands, Classes
+from whatwhere.types import Bands, Classes, same_everywhere
 
 _JPEG = (".jpg", ".jpeg")
 _MOST_ALIKE = 10  # errors of one kind that are listed one by one
@@ -163,6 +163,7 @@ def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
     if classes.task == "multilabel":
         known.add(0)
     groups: dict[tuple[int, ...], list[tuple[Path, str]]] = {}
+    problems = _two_meanings(survey, classes)
     for pair in survey.pairs:
         for path, numbers in zip(pair.masks, survey.facts[pair.key].numbers, strict=True):
             unknown = {n: k for n, k in numbers.items() if n not in known}
@@ -171,7 +172,6 @@ def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
                     f"{written(n)} ({k:,} px)" for n, k in sorted(unknown.items())[:8]
                 )
                 groups.setdefault(tuple(sorted(unknown)), []).append((path, shown))
-    problems = []
     for files in groups.values():
         listed = files if len(files) <= _MOST_ALIKE else files[:1]
         for path, shown in listed:
@@ -180,6 +180,21 @@ def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
                 cause = f"{cause[:-1]}, nor those of {len(files) - 1} other masks like it."
             remedy = "Correct the mask, or name these numbers with --classes."
             problems.append(Problem("error", str(path), cause, remedy))
+    return problems
+
+
+def _two_meanings(survey: Survey, classes: Classes) -> list[Problem]:
+    """Return an error where 1 and white both stand for one class: is 255 then "not labelled"?"""
+    problems = []
+    for i, info in enumerate(classes):
+        masks = [
+            one.numbers[i if classes.task == "multilabel" else 0] for one in survey.facts.values()
+        ]
+        found = set(info.raw) & set().union(*masks)
+        if 1 in found and found & {255, 65535}:
+            cause = f"the masks hold 1 and {max(found)}: do both mean {info.name}?"
+            remedy = "Store it one way, or say it: --classes 0=background,1=NAME,255=ignore."
+            problems.append(Problem("error", str(survey.source.root), cause, remedy))
     return problems
 
 
@@ -223,7 +238,7 @@ def _look(pair: Pair, problems: list[Problem]) -> Facts | None:
         problems.append(Problem("warning", str(pair.image), cause, remedy))
     pixels = np.ascontiguousarray(image)
     digest = hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode())
-    grey = len(pixels) == 3 and bool((pixels == pixels[:1]).all())
+    grey = len(pixels) == 3 and same_everywhere(pixels, valid)
     digest.update(pixels.data)
     return Facts(
         size=(pixels.shape[1], pixels.shape[2]),

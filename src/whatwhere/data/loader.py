@@ -55,7 +55,7 @@ class Reader:
         if labels.shape[-2:] != valid.shape:
             raise DataError(f"{pair.masks[0]}: the mask is not of its image's size.")
         try:
-            image = self.normalization.apply(self.bands.select(pixels))
+            image = self.normalization.apply(self.bands.select(pixels, valid))
         except ShapeError as error:
             raise DataError(f"{pair.image}: {error}") from error
         image[:, ~valid] = 0
@@ -283,6 +283,8 @@ def make_loader(
         collate_fn=Collate(augmentation, chips.seed),
         num_workers=workers,
         persistent_workers=workers > 0,
+        # Else workers would take their seed from the generator that dropout draws from.
+        generator=torch.Generator().manual_seed(chips.seed),
         # A forked process would inherit torch's threads half-way through; spawn works everywhere.
         multiprocessing_context="spawn" if workers else None,
     )

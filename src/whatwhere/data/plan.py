@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from whatwhere.data.classes import describe
 from whatwhere.data.doctor import Survey, bands_of, check_classes, class_pixels, classes_of, survey
 from whatwhere.data.loader import Chips, Reader, chip_shape, make_loader
 from whatwhere.data.sources import Pair, Split, open_source
-from whatwhere.data.splits import split_pairs
+from whatwhere.data.splits import fingerprint, split_pairs
 from whatwhere.data.stats import measure
 from whatwhere.errors import DataError, Problem
 from whatwhere.io.image import read_image
@@ -94,11 +93,8 @@ class DataPlan:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the number of pairs in each split and a digest of all images."""
-        digest = hashlib.sha256()
-        for pair in sorted(self.survey.pairs, key=lambda pair: pair.key):
-            digest.update(f"{pair.key}\0{self.survey.facts[pair.key].digest}\n".encode())
         counts: dict[str, Any] = {split: len(pairs) for split, pairs in self.splits.items()}
-        return {**counts, "sha256": digest.hexdigest()}
+        return {**counts, "sha256": fingerprint(self.survey)}
 
     def tell(self, talk: Talk) -> None:
         """Say what was found and decided."""
@@ -130,6 +126,10 @@ def plan_data(root: Path, recipe: Recipe, talk: Talk) -> DataPlan:
     bands = bands_of(found, recipe.bands)
     splits = split_pairs(found.pairs, found.digests, parse_split(recipe.split), recipe.seed)
     _require_both_sides(found, splits["train"], classes)
+    if not sum(class_pixels(found, splits["val"], classes)) and classes.task != "multilabel":
+        raise DataError(
+            f"{root}: no pixel of the validation masks counts. Take another --seed or --split."
+        )
     for problem in found.problems:
         if problem.severity == "warning":
             talk.say(f"warning  {problem}")
@@ -144,7 +144,7 @@ def plan_data(root: Path, recipe: Recipe, talk: Talk) -> DataPlan:
 def _pixels(pairs: list[Pair], bands: Bands) -> Iterator[tuple[NDArray[Any], Valid]]:
     for pair in pairs:
         pixels, valid = read_image(pair.image)
-        yield bands.select(pixels), valid
+        yield bands.select(pixels, valid), valid
 
 
 def _require_both_sides(found: Survey, train: list[Pair], classes: Classes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import unicodedata
 from collections import Counter
@@ -20,7 +21,7 @@ _SPLIT_FOLDERS: dict[str, Split] = {
     **{"val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
-_MASK_FOLDERS = ("masks", "labels")
+MASK_FOLDERS = ("masks", "labels")
 _MASK_ENDINGS = ("_mask", "_label", "-mask", "-label", "_labels", "_masks")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 
@@ -81,11 +82,14 @@ def open_source(root: Path) -> Source:
     ]
     if not parts:
         parts = [(None, root)]
+    twice = [split for split, count in Counter(split for split, _ in parts).items() if count > 1]
+    if twice:
+        raise DataError(f"{root}: two folders hold the {twice[0]} split. Put them into one.")
     problems: list[Problem] = []
     pairs: list[Pair] = []
     labels: set[tuple[str, ...]] = set()
     for split, folder in parts:
-        images, masks = _find(folder, ("images",)), _find(folder, _MASK_FOLDERS)
+        images, masks = _find(folder, ("images",)), _find(folder, MASK_FOLDERS)
         if split == "test" and masks is None and len(parts) > 1:
             cause = "its images have no masks, and were passed over."
             problems.append(Problem("note", str(folder), cause, "`whatwhere predict` takes them."))
@@ -96,6 +100,8 @@ def open_source(root: Path) -> Source:
         found, names = _pair_folder(folder, images, masks, split, problems)
         pairs += found
         labels.add(names)
+    if all(pair.split is None and _folder_split(pair) for pair in pairs):  # images/train/a.png
+        pairs = [dataclasses.replace(pair, split=_folder_split(pair)) for pair in pairs]
     if len(labels) > 1:
         raise DataError(f"{root}: the split folders do not have the same labels below masks/.")
     if not pairs and not any(problem.severity == "error" for problem in problems):
@@ -121,9 +127,19 @@ def list_images(folder: Path) -> tuple[list[Path], list[Problem]]:
 
     for place, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not _is_junk(name))
+        for name in folders:
+            if Path(place, name).is_symlink():
+                cause = "this is a link to a folder, and was passed over."
+                problems.append(
+                    Problem("warning", str(Path(place, name)), cause, "Put the folder there.")
+                )
         for name in sorted(names):
             path = Path(place, name)
             if _is_junk(name):
+                continue
+            if name != name.encode("utf-8", "replace").decode():
+                cause = "the file's name is not UTF-8."
+                problems.append(Problem("error", ascii(str(path)), cause, "Rename it."))
                 continue
             if path.suffix.lower() not in SUFFIXES:
                 others[path.suffix.lower() or "no ending"] += 1
@@ -148,10 +164,16 @@ def images_of(path: Path) -> list[Path]:
     return [image for place in places or [path] for image in list_images(place)[0]]
 
 
+def _folder_split(pair: Pair) -> Split | None:
+    """The split that the first folder below `images/` names, if there is one."""
+    first, _, rest = pair.key.partition("/")
+    return _SPLIT_FOLDERS.get(first.lower()) if rest else None
+
+
 def _pair_folder(
     folder: Path, images: Path, masks: Path, split: Split | None, problems: list[Problem]
 ) -> tuple[list[Pair], tuple[str, ...]]:
-    both = [f for f in _folders(folder) if f.name.lower() in _MASK_FOLDERS]
+    both = [f for f in _folders(folder) if f.name.lower() in MASK_FOLDERS]
     if len(both) > 1:
         cause = f"there are {both[0].name}/ and {both[1].name}/; {masks.name}/ was taken."
         problems.append(Problem("warning", str(folder), cause, "Take the other one out."))

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from whatwhere.data.doctor import Survey
 from whatwhere.data.sources import Pair, Split
 from whatwhere.errors import DataError, UsageError
+
+
+def fingerprint(survey: Survey) -> str:
+    """Return a digest of the keys and images of a data set, in hexadecimal."""
+    digest = hashlib.sha256()
+    for pair in sorted(survey.pairs, key=lambda pair: pair.key):
+        digest.update(f"{pair.key}\0{survey.facts[pair.key].digest}\n".encode())
+    return digest.hexdigest()
+
 
 _WORDS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -95,36 +106,48 @@ def choose(
     seen: Mapping[str, Sequence[str]],
     wanted: str,
 ) -> tuple[list[Pair], str]:
-    """Return the pairs of a data set that a run should be scored on.
+    """Return the pairs of a data set that a run should be scored on, or tuned on.
 
-    A data set is the one the run was trained from if it holds an image that training or validation
-    saw; then only the wanted split is taken. Of any other data set every pair is.
+    A data set is the run's own if it holds at least half of the images that training and validation
+    saw; then the test split is scored, and the validation split tunes. Of any other data set every
+    pair is taken but those that the run has seen.
 
     Args:
         pairs: The pairs of the data set.
         digests: The digests of their images, by key.
-        seen: The digests of the run's images, by split.
-        wanted: `auto` for the test split, or `train`, `val`, `test`, `all`.
+        seen: The digests of the run's images by split; empty lists where they are not known.
+        wanted: `score`, `tune`, or `train`, `val`, `test`, `all` for just these.
 
     Returns:
         The pairs, and what they are, in words.
 
     Raises:
         UsageError: `wanted` is no such word.
-        DataError: No pair of the wanted split is there.
+        DataError: No pair is left.
     """
     if wanted == "all":
-        return list(pairs), "all pairs"
-    if wanted not in ("auto", "train", "val", "test"):
+        return list(pairs), "all pairs, seen in training or not"
+    if wanted not in ("score", "tune", "train", "val", "test"):
         raise UsageError(f"--part must be auto, train, val, test or all, not {wanted!r}.")
-    familiar = set(seen["train"]) | set(seen["val"])
-    if wanted == "auto" and not any(digests[pair.key] in familiar for pair in pairs):
-        return list(pairs), "all pairs of data the run has not seen"
-    split = "test" if wanted == "auto" else wanted
+    fitted = set(seen["train"]) | set(seen["val"])
+    own_data = 2 * len(fitted & set(digests.values())) >= len(fitted)
+    if wanted in ("score", "tune") and not fitted:
+        return list(pairs), "all pairs; whether the run has seen them is not known"
+    if wanted in ("score", "tune") and not own_data:
+        barred = fitted if wanted == "score" else {*seen["train"], *seen["test"]}
+        left = [pair for pair in pairs if digests[pair.key] not in barred]
+        if not left:
+            raise DataError(
+                "the run has seen every pair of this data, or is tested on it: that says nothing. "
+                "Take other data, or the whole set that the run was trained from."
+            )
+        out = len(pairs) - len(left)
+        return left, f"all pairs but {out} that the run has seen" if out else "all pairs"
+    split = {"score": "test", "tune": "val"}.get(wanted, wanted)
     chosen = [pair for pair in pairs if digests[pair.key] in set(seen[split])]
     if not chosen:
         raise DataError(
-            f"no pair of {own(split)} is in this data. Take --part all to score every pair, "
+            f"no pair of {own(split)} is in this data. `evaluate --part all` scores every pair, "
             "seen in training or not."
         )
     return chosen, own(split)

@@ -53,25 +53,29 @@ def open_backend(bundle: Bundle, device: str = "auto") -> TorchBackend:
         BundleError: The weights do not belong to the architecture the card names.
         UsageError: There is no such device.
     """
+    import torch
+
     from whatwhere.nn.build import build_model
 
     card = bundle.card
+
+    def build(device: str) -> Any:
+        with torch.device(device):
+            return build_model(
+                card.model, len(card.bands), card.classes.n_outputs, **card.arguments
+            )
+
     try:
-        net = build_model(card.model, len(card.bands), card.classes.n_outputs, **card.arguments)
+        check_shapes(build("meta"), bundle.weights)  # before memory is taken for it
+        net = build("cpu")
     except (WhatwhereError, TypeError) as error:
         raise BundleError(f"the bundle's net cannot be built: {error}") from error
     load_weights(net, bundle.weights)
     return TorchBackend(net, card.classes.task, choose_device(device))
 
 
-def load_weights(net: Any, weights: Tensors) -> None:
-    """Put a bundle's weights into a net.
-
-    Raises:
-        BundleError: A tensor is missing, left over, or of another shape.
-    """
-    import torch
-
+def check_shapes(net: Any, weights: Tensors) -> None:
+    """Raise `BundleError` if a tensor is missing, left over, or of another shape."""
     own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if own != given:
@@ -80,6 +84,13 @@ def load_weights(net: Any, weights: Tensors) -> None:
             f"the weights do not fit the net: {', '.join(f'{n} {s}' for n, s in wrong)} "
             "stand on one side only."
         )
+
+
+def load_weights(net: Any, weights: Tensors) -> None:
+    """Put a bundle's weights into a net; raises as `check_shapes`."""
+    import torch
+
+    check_shapes(net, weights)
     net.load_state_dict({name: torch.from_numpy(np.array(t)) for name, t in weights.items()})
 
 

@@ -49,6 +49,8 @@ def parse_thresholds(text: str, classes: Classes) -> tuple[float, ...]:
     for part in text.split(","):
         name, equals, value = part.rpartition("=")
         for target in [name.strip()] if equals else names:
+            if target in given:
+                raise UsageError(f"--threshold {text!r}: {target} is given twice.")
             given[target] = value
     unknown, missing = set(given) - set(names), set(names) - set(given)
     if unknown or missing:

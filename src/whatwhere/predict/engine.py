@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatwhere.bundle import Card, load
-from whatwhere.errors import DataError, ShapeError
+from whatwhere.errors import DataError, NumericsError, ShapeError
 from whatwhere.io.image import read_image, resize_image
 from whatwhere.predict.backends import Backend, open_backend
 from whatwhere.predict.decide import decide
@@ -59,7 +59,7 @@ class Predictor:
         Raises:
             ShapeError: The image does not have the bands the net was trained on.
         """
-        image = self.card.normalization.apply(self.card.bands.select(pixels))
+        image = self.card.normalization.apply(self.card.bands.select(pixels, valid))
         if valid is not None:
             image[:, ~valid] = 0
         height, width = image.shape[1:]
@@ -87,6 +87,8 @@ class Predictor:
             raise DataError(
                 f"{path}: {error} Convert it, or train with --bands grey or --bands rgb."
             ) from error
+        except NumericsError as error:
+            raise NumericsError(f"{path}: {error}") from error
 
     def _tiled(self, image: Image) -> Image:
         _, height, width = image.shape

@@ -16,20 +16,34 @@ from numpy.typing import NDArray
 
 from whatwhere import files
 from whatwhere.bundle import Card
-from whatwhere.data.sources import images_of
+from whatwhere.data.sources import MASK_FOLDERS, images_of
 from whatwhere.errors import DataError, UsageError
 from whatwhere.io.image import SUFFIXES, encode_png, read_image
 from whatwhere.predict.decide import decide, to_values
 from whatwhere.predict.engine import Predictor
-from whatwhere.types import Labels, Valid
+from whatwhere.types import Classes, Labels, Valid
 
 
 @dataclass(frozen=True)
 class Target:
-    """An image and the name its mask gets, without folder and ending."""
+    """An image and the files that are made of it.
+
+    Attributes:
+        image: What is read.
+        masks: The mask; of a multi-label net one for each label.
+        probabilities: One for each label, or for each class of a softmax; empty if not asked for.
+        overlay: None if not asked for.
+    """
 
     image: Path
-    stem: str
+    masks: tuple[Path, ...]
+    probabilities: tuple[Path, ...]
+    overlay: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is written."""
+        return (*self.masks, *self.probabilities, *([self.overlay] if self.overlay else []))
 
 
 @dataclass(frozen=True)
@@ -42,21 +56,33 @@ class Written:
     valid: int
 
 
-def plan_outputs(inputs: Sequence[Path], out: Path) -> tuple[list[Target], Path | None]:
-    """Decide what is read and how it will be called.
+def plan_outputs(
+    inputs: Sequence[Path],
+    out: Path,
+    classes: Classes,
+    *,
+    probabilities: bool = False,
+    overlay: bool = False,
+    table: Path | None = None,
+) -> list[Target]:
+    """Decide what is read and how everything that is written will be called.
 
-    Masks take their image's stem. Equal stems keep the folders that tell them apart.
+    A mask takes its image's stem: `OUT/STEM.png`, or `OUT/LABEL/STEM.png` of a multi-label net.
+    Probabilities go to `OUT/probabilities/`, in a folder for each class where there are several,
+    overlays to `OUT/overlays/`. Equal stems keep the folders that tell them apart.
 
     Args:
         inputs: Files and folders.
-        out: A folder; or a file, if there is one input image and the name ends like an image.
-
-    Returns:
-        The targets, and the file to write if `out` is one.
+        out: A folder; or a PNG file, for one input image and one mask.
+        classes: The class table.
+        probabilities: Whether probabilities are written too.
+        overlay: Whether overlays are written too.
+        table: A CSV file that is written beside.
 
     Raises:
         DataError: An input is not there, or there is no image; all such are named.
-        UsageError: Two images would get one name, or an input would be overwritten.
+        UsageError: Two files would get one name, or a file that is read, or the masks of a data
+            set, would be overwritten.
     """
     missing = [path for path in inputs if not path.exists()]
     if missing:
@@ -66,63 +92,59 @@ def plan_outputs(inputs: Sequence[Path], out: Path) -> tuple[list[Target], Path 
         raise DataError(
             f"there is no image in {', '.join(map(str, inputs))} ({', '.join(SUFFIXES)})."
         )
-    if len(images) == 1 and not inputs[0].is_dir() and out.suffix.lower() in SUFFIXES:
-        if out.suffix.lower() != ".png":
-            raise UsageError(f"{out}: masks are written as PNG, whose numbers stay exact.")
-        _keep_inputs(images, [out])
-        return [Target(images[0], out.stem)], out
-    if out.is_file():
+    folders = [folder_of(info.name) for info in classes.labels]
+    masks = folders if classes.task == "multilabel" else [""]
+    planes = folders if len(folders) > 1 else [""]
+    single = not inputs[0].is_dir() and len(images) == 1 and out.suffix.lower() in SUFFIXES
+    if single and (out.suffix.lower() != ".png" or len(masks) > 1):
+        raise UsageError(
+            f"{out}: masks are written as PNG, whose numbers stay exact, and of several labels "
+            "each into a folder of its own. Give a folder."
+        )
+    if not single and out.is_file():
         raise UsageError(f"{out}: this is a file; a folder is needed for the masks.")
-    targets = [Target(image, stem) for image, stem in zip(images, _stems(images), strict=True)]
-    _keep_inputs(images, [out / f"{target.stem}.png" for target in targets])
-    return targets, None
+    root, stems = (out.parent, [out.stem]) if single else (out, _stems(images))
+    targets = [
+        Target(
+            image,
+            masks=(out,) if single else tuple(root / name / f"{stem}.png" for name in masks),
+            probabilities=tuple(
+                root / "probabilities" / name / f"{stem}.png" for name in planes if probabilities
+            ),
+            overlay=root / "overlays" / f"{stem}.png" if overlay else None,
+        )
+        for image, stem in zip(images, stems, strict=True)
+    ]
+    _check_outputs(targets, [table] if table else [])
+    return targets
 
 
-def predict_image(
-    predictor: Predictor,
-    target: Target,
-    out: Path,
-    *,
-    thresholds: Sequence[float],
-    probabilities: bool = False,
-    overlay: bool = False,
-    file: Path | None = None,
-) -> Written:
+def predict_image(predictor: Predictor, target: Target, thresholds: Sequence[float]) -> Written:
     """Segment one image and write what is asked for.
 
-    The mask is `OUT/STEM.png`, a palette PNG whose numbers are the class values; a multi-label net
-    writes `OUT/LABEL/STEM.png`. Probabilities go to `OUT/probabilities/` as 16-bit PNG (65535
-    stands for 1), in a folder for each class where there are several; overlays to `OUT/overlays/`.
+    Masks are palette PNGs whose numbers are the class values; probabilities are 16-bit, 65535
+    stands for 1.
 
     Raises:
         DataError: The image cannot be read or has other bands.
+        NumericsError: The net's output is not finite.
         OutputError: A file cannot be written.
     """
     card = predictor.card
     found, valid = predictor.read(target.image)
     labels = decide(found, card.classes, thresholds)
-    written: list[Path] = []
-
-    def put(path: Path, pixels: NDArray[np.uint8] | NDArray[np.uint16], colors: bool) -> None:
-        palette = card.classes.palette() if colors else None
-        written.append(files.write_bytes(path, encode_png(pixels, palette)))
-
     several = card.classes.task == "multilabel"
-    planes = labels if several else to_values(labels, card.classes, valid)[None]
-    names = [folder_of(name) for name in card.classes.names] if several else [""]
-    for name, plane in zip(names, planes, strict=True):
-        place = file or out / name / f"{target.stem}.png"
-        put(place, (plane * valid if several else plane).astype(np.uint8), colors=True)
-    if probabilities:
-        for name, plane in zip(_planes(card), found, strict=True):
-            exact = np.round(plane.astype(np.float64) * 65535).astype(np.uint16)
-            put(out / "probabilities" / name / f"{target.stem}.png", exact, colors=False)
-    if overlay:
+    planes = labels * valid if several else to_values(labels, card.classes, valid)[None]
+    for path, plane in zip(target.masks, planes, strict=True):
+        files.write_bytes(path, encode_png(plane.astype(np.uint8), card.classes.palette()))
+    for path, plane in zip(target.probabilities, found, strict=False):
+        exact = np.round(plane.astype(np.float64) * 65535).astype(np.uint16)
+        files.write_bytes(path, encode_png(exact))
+    if target.overlay:
         picture = draw_overlay(read_image(target.image)[0], labels, card)
-        put(out / "overlays" / f"{target.stem}.png", picture, colors=False)
-    return Written(
-        target.image, tuple(written), count_pixels(labels, valid, card), int(valid.sum())
-    )
+        files.write_bytes(target.overlay, encode_png(picture))
+    pixels = count_pixels(labels, valid, card)
+    return Written(target.image, target.files, pixels, int(valid.sum()))
 
 
 def count_pixels(labels: Labels, valid: Valid, card: Card) -> dict[str, int]:
@@ -179,16 +201,11 @@ def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return core
 
 
-def _planes(card: Card) -> list[str]:
-    """The folders of the probabilities: none where there is one plane alone."""
-    names = [folder_of(info.name) for info in card.classes.labels]
-    return [""] if len(names) == 1 else names
-
-
 def folder_of(name: str) -> str:
     """Return a class's name as one plain folder name, on any system, whatever is in it."""
-    plain = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(" .")
-    return plain or "_"
+    plain = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(" .") or "_"
+    taken = {"probabilities", "overlays", "con", "nul", "aux", "prn"}
+    return f"{plain}_" if plain.casefold() in taken else plain
 
 
 def _stems(images: Sequence[Path]) -> list[str]:
@@ -213,8 +230,25 @@ def _stems(images: Sequence[Path]) -> list[str]:
     return stems
 
 
-def _keep_inputs(images: Sequence[Path], outputs: Sequence[Path]) -> None:
-    inputs = {image.resolve() for image in images}
-    lost = [path for path in outputs if path.resolve() in inputs]
-    if lost:
-        raise UsageError(f"{lost[0]}: the mask would overwrite an image. Choose another folder.")
+def _check_outputs(targets: Sequence[Target], others: Sequence[Path]) -> None:
+    """Refuse to write a file twice, over what is read, or among the masks of a data set."""
+    inputs = {target.image.resolve() for target in targets}
+    truths = {
+        parent.with_name(name)
+        for image in inputs
+        for parent in image.parents
+        if parent.name.lower() == "images"
+        for name in (*MASK_FOLDERS, *map(str.capitalize, MASK_FOLDERS))
+    }
+    seen: set[str] = set()
+    for path in [*(file for target in targets for file in target.files), *others]:
+        place = path.resolve()
+        if place in inputs:
+            raise UsageError(f"{path}: this would overwrite an image. Choose another folder.")
+        if truths & set(place.parents):
+            raise UsageError(
+                f"{path}: this lies among the masks of the images' data set. Choose another folder."
+            )
+        if str(place).casefold() in seen:
+            raise UsageError(f"{path}: two files would get this name. Choose other names.")
+        seen.add(str(place).casefold())

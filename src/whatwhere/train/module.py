@@ -66,7 +66,7 @@ class Segmentation(pl.LightningModule):
     def validation_step(self, batch: Batch, _number: int) -> None:
         logits = self.net(batch["image"])
         losses = pixel_losses(logits, batch["labels"], self.task)
-        loss, count = masked_mean(losses.double(), batch["valid"])
+        loss, count = masked_mean(losses, batch["valid"])
         self._val_sums[0] += float(loss) * int(count)
         self._val_sums[1] += int(count)
         counts = _confusion(logits, batch["labels"], batch["valid"], self.task, self.n_classes)
