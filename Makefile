@@ -25,8 +25,8 @@ demo: setup      ## train, tune, evaluate and predict on made-up seismic section
 	rm -rf $(DEMO)
 	$(BIN)/whatwhere demo $(DEMO)
 
-test: setup      ## the quick suite, in two processes
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+test: setup      ## the quick suite, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: setup ## what takes long
 	$(BIN)/pytest -m slow --timeout 3600

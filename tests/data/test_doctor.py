@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from made import blocks_folder, salt_folder
+from whatwhere.data.classes import find_classes
 from whatwhere.data.doctor import (
     Survey,
     bands_of,
@@ -267,3 +269,31 @@ def test_real_sets_are_sound(
     if name == "tgs_salt":  # 61 images are identical to another one; all are grey in three bands
         assert bands_of(found, "auto").names == ("grey",)
         assert any("identical to another one" in note for note in told(found, "note"))
+
+
+def test_many_masks_with_one_unknown_number_share_an_error(tmp_path: Path) -> None:
+    for i in range(15):
+        pair(tmp_path, f"p{i:02d}", np.full((6, 8), i, dtype=np.uint8), MASK // 255 * 7)
+    found = look(tmp_path)
+    table = classes_of(found, "0=background,1=salt")
+    (problem,) = check_classes(found, table)
+    assert "7 (" in problem.cause and "14 other masks like it" in problem.cause
+
+
+def test_one_and_white_in_one_set_are_asked_about(tmp_path: Path) -> None:
+    pair(tmp_path, "a", np.zeros((6, 8), dtype=np.uint8), MASK // 255)
+    pair(tmp_path, "b", np.ones((6, 8), dtype=np.uint8), MASK)
+    found = look(tmp_path)
+    table = find_classes([Counter({0: 1, 1: 1})])
+    (problem,) = check_classes(found, table)
+    assert "the masks hold 1 and 255: do both mean foreground?" in problem.cause
+
+
+def test_colours_hidden_under_alpha_do_not_make_an_image_coloured(tmp_path: Path) -> None:
+    picture = np.full((6, 8, 4), 80, dtype=np.uint8)
+    picture[..., 3] = 255
+    picture[0, 0] = (255, 0, 9, 0)
+    pair(tmp_path, "a", picture, MASK)
+    found = look(tmp_path)
+    assert found.facts["a"].bands == 3
+    assert bands_of(found, "auto").names == ("grey",)

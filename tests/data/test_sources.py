@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -233,3 +234,40 @@ def test_test_images_without_masks_are_passed_over_with_a_note(tmp_path: Path) -
     assert [pair.key for pair in source.pairs] == ["train/a"]
     assert [problem.severity for problem in source.problems] == ["note"]
     assert "its images have no masks" in source.problems[0].cause
+
+
+def test_splits_below_images_are_splits(tmp_path: Path) -> None:
+    root = make(
+        tmp_path, *(f"{k}/{s}/a.png" for k in ("images", "masks") for s in ("train", "val"))
+    )
+    assert {pair.key: pair.split for pair in open_source(root).pairs} == {
+        "train/a": "train",
+        "val/a": "val",
+    }
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
+    root = make(
+        tmp_path, *(f"{s}/{k}/a.png" for k in ("images", "masks") for s in ("val", "valid"))
+    )
+    with pytest.raises(DataError, match="two folders hold the val split. Put them into one"):
+        open_source(root)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_to_folders_are_told(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "images/a.png", "masks/a.png")
+    (tmp_path / "far").mkdir()
+    (root / "images" / "link").symlink_to(tmp_path / "far")
+    (problem,) = open_source(root).problems
+    assert problem.severity == "warning" and "link to a folder" in problem.cause
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+def test_names_that_are_no_text_are_an_error(tmp_path: Path) -> None:
+    root = make(tmp_path, "images/a.png", "masks/a.png")
+    with open(os.fsencode(root) + b"/images/\xff.png", "wb") as stream:
+        stream.write(b"x")
+    (problem,) = [p for p in open_source(root).problems if p.severity == "error"]
+    assert "not UTF-8" in problem.cause
+    assert problem.file.isascii()

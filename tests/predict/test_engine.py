@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
-from whatwhere.bundle import Card
+from whatwhere.bundle import Bundle, Card
 from whatwhere.data.classes import find_classes
-from whatwhere.errors import NumericsError, ShapeError, UsageError
+from whatwhere.errors import BundleError, NumericsError, ShapeError, UsageError
 from whatwhere.nn.build import build_model
-from whatwhere.predict.backends import TorchBackend, choose_device
+from whatwhere.predict.backends import TorchBackend, choose_device, open_backend
 from whatwhere.predict.engine import Predictor
 from whatwhere.types import Bands, Normalization
 
@@ -118,3 +120,30 @@ def test_devices_that_are_not_there_are_told() -> None:
         assert choose_device("auto") in ("cpu", "mps")
         with pytest.raises(UsageError, match="there is no cuda device here"):
             choose_device("cuda")
+
+
+def test_a_card_that_asks_for_a_huge_net_is_refused_before_memory_is_taken() -> None:
+    torch.manual_seed(0)
+    net = build_model("tutorial", 1, 1, n_filters=2)
+    weights = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+    fitting = Bundle(card(arguments={"n_filters": 2}), weights)
+    assert open_backend(fitting, "cpu").run(np.zeros((1, 1, 8, 8), np.float32)).shape == (
+        1,
+        1,
+        8,
+        8,
+    )
+    with pytest.raises(BundleError, match="the weights do not fit the net: c1.layers.0.bias"):
+        open_backend(Bundle(card(arguments={"n_filters": 60_000}), weights), "cpu")
+    with pytest.raises(BundleError, match="cannot be built: tutorial has no argument 'code'"):
+        open_backend(Bundle(card(arguments={"code": "x"}), weights), "cpu")
+
+
+def test_an_image_whose_answer_is_no_number_is_named(tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image * torch.nan
+
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(NumericsError, match=r"a.png: the net's output is not finite"):
+        Predictor(card(), TorchBackend(Broken(), "binary")).read(tmp_path / "a.png")
