@@ -259,7 +259,8 @@ def predict(
         try:
             written.append(predict_image(predictor, target, thresholds))
         except DataError as error:
-            problems += error.problems or [Problem("error", str(target.image), str(error), "")]
+            cause = str(error).removeprefix(f"{target.image}: ")
+            problems += error.problems or [Problem("error", str(target.image), cause, "")]
     if table is not None:
         files.write_text(Path(table), table_of(written))
     if problems:

@@ -233,22 +233,22 @@ def _stems(images: Sequence[Path]) -> list[str]:
 def _check_outputs(targets: Sequence[Target], others: Sequence[Path]) -> None:
     """Refuse to write a file twice, over what is read, or among the masks of a data set."""
     inputs = {target.image.resolve() for target in targets}
-    truths = {
-        parent.with_name(name)
-        for image in inputs
-        for parent in image.parents
-        if parent.name.lower() == "images"
-        for name in (*MASK_FOLDERS, *map(str.capitalize, MASK_FOLDERS))
-    }
     seen: set[str] = set()
     for path in [*(file for target in targets for file in target.files), *others]:
         place = path.resolve()
         if place in inputs:
             raise UsageError(f"{path}: this would overwrite an image. Choose another folder.")
-        if truths & set(place.parents):
+        if any(_holds_truth(folder) for folder in place.parents):
             raise UsageError(
-                f"{path}: this lies among the masks of the images' data set. Choose another folder."
+                f"{path}: this lies among the masks of a data set. Choose another folder."
             )
         if str(place).casefold() in seen:
             raise UsageError(f"{path}: two files would get this name. Choose other names.")
         seen.add(str(place).casefold())
+
+
+def _holds_truth(folder: Path) -> bool:
+    """Whether this is the folder of masks beside a folder of images."""
+    return folder.name.lower() in MASK_FOLDERS and any(
+        (folder.parent / name).is_dir() for name in ("images", "Images")
+    )
