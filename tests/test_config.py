@@ -11,9 +11,6 @@ import pytest
 from whatwhere.config import (
     Recipe,
     make_recipe,
-    parse_bands,
-    parse_size,
-    parse_split,
     to_dict,
     to_toml,
 )
@@ -95,6 +92,32 @@ def test_the_model_gets_its_own_arguments_alone() -> None:
     }
 
 
+def test_each_net_has_its_own_defaults_unless_they_are_given() -> None:
+    assert make_recipe(model="unet2015").model_arguments == {"n_filters": 64, "dropout": 0.5}
+    assert make_recipe(model="unet2015", n_filters=8).n_filters == 8
+    found = make_recipe(
+        model="resnet34", decoder_channels=(64, 32), backbone_args="drop_path_rate=0.1"
+    ).model_arguments
+    assert found == {
+        **{"upsample": "nearest", "decoder_channels": (64, 32), "norm": "batch"},
+        **{"activation": "relu", "dropout": 0.0, "anything": False},
+        "backbone_args": {"drop_path_rate": 0.1},
+    }
+
+
+def test_a_recipe_for_another_net_keeps_what_both_have() -> None:
+    base = make_recipe(model="tutorial", kernel_size=5, epochs=3)
+    found = make_recipe(base, model="resnet34")
+    assert (found.epochs, found.upsample, found.kernel_size) == (3, "nearest", 3)
+
+
+def test_a_setting_that_the_net_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match="kernel_size is not for resnet34"):
+        make_recipe(model="resnet34", kernel_size=5)
+    with pytest.raises(UsageError, match="anything is not for unet2015; encoder_lr is not for"):
+        make_recipe(model="unet2015", anything=True, encoder_lr=0.1)
+
+
 def test_an_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="there is no setting 'epoch', did you mean 'epochs'"):
         make_recipe(epoch=3)
@@ -122,11 +145,11 @@ def test_all_wrong_settings_are_named_at_once() -> None:
         "lr must be a finite number, not nan",
         "epsilon must be a finite number, not inf",
         "kernel_size must be odd, not 4",
-        "upsample must be one of transposed, nearest, bilinear, not 'cubic'",
+        "upsample must be one of transposed, nearest, bilinear, shuffle, not 'cubic'",
         "orientation must be one of upright, free, not 'down'",
         "resize must be like 128 or 128x96",
         "split must be like 70/15/15, not '1/2'",
-        "bands must be auto, grey, rgb or numbers from 1 like 4,3,2, not '0'",
+        "bands must be auto, grey, rgb or numbers from 1 like 4,3,2 or red=1,nir=4, not '0'",
     ):
         assert part in str(told.value)
 
@@ -146,47 +169,6 @@ def test_all_wrong_settings_are_named_at_once() -> None:
 def test_values_of_another_type_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match="the settings: " + message):
         make_recipe(**settings)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("", None), ("128", (128, 128)), ("128x96", (128, 96)), ("8X4", (8, 4))]
-)
-def test_sizes(text: str, size: tuple[int, int] | None) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["0", "-3", "1x2x3", "x", "12x", "1.5", "²", " 5"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(UsageError, match="resize must be like 128 or 128x96"):
-        parse_size(text)
-
-
-def test_splits_are_shares_of_their_sum() -> None:
-    assert parse_split("70/15/15") == pytest.approx((0.7, 0.15, 0.15))
-    assert parse_split("3/1/0") == pytest.approx((0.75, 0.25, 0))
-
-
-@pytest.mark.parametrize("text", ["", "70/30", "a/b/c", "1/2/-1", "0/0/0", "nan/1/1", "inf/1/1"])
-def test_what_is_no_split(text: str) -> None:
-    with pytest.raises(UsageError, match="split must be like 70/15/15"):
-        parse_split(text)
-
-
-@pytest.mark.parametrize("text", ["0/1/1", "1/0/1"])
-def test_a_split_trains_and_validates(text: str) -> None:
-    with pytest.raises(UsageError, match="split needs pairs to train on and to validate on"):
-        parse_split(text)
-
-
-def test_bands() -> None:
-    assert [parse_bands(text) for text in ("auto", "grey", "rgb")] == ["auto", "grey", "rgb"]
-    assert parse_bands("4, 3,2") == (4, 3, 2) and parse_bands("1") == (1,)
-
-
-@pytest.mark.parametrize("text", ["", "red", "0", "1,,2", "-1", "1.5", "³"])
-def test_what_are_no_bands(text: str) -> None:
-    with pytest.raises(UsageError, match="bands must be auto, grey, rgb or numbers from 1"):
-        parse_bands(text)
 
 
 def test_an_unknown_recipe_and_a_missing_file_are_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "whatwhere"
 
 LAYERS = {
     **dict.fromkeys(("errors", "_version"), 0),
-    **dict.fromkeys(("types", "machine"), 1),
+    **dict.fromkeys(("types", "machine", "notation"), 1),
     **dict.fromkeys(("config", "tiling", "files", "talk"), 2),
     **dict.fromkeys(("io", "nn", "losses", "metrics"), 3),
     **dict.fromkeys(("data", "bundle"), 4),

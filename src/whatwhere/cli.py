@@ -294,8 +294,8 @@ def _models(
 ) -> None:
     """List the architectures."""
     from whatwhere import show
-    from whatwhere.config import parse_size
     from whatwhere.nn.build import list_models, model_facts
+    from whatwhere.notation import parse_size
 
     names = list_models(pattern)
     if not names:

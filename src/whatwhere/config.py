@@ -6,12 +6,21 @@ import dataclasses
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from whatwhere.errors import UsageError
+from whatwhere.notation import (
+    parse_arguments,
+    parse_bands,
+    parse_channels,
+    parse_class_weights,
+    parse_loss,
+    parse_size,
+    parse_split,
+)
 
 
 def _setting(
@@ -32,8 +41,25 @@ class Recipe:
         UsageError: Values out of their range; all of them are named.
     """
 
-    model: str = _setting("tutorial", "architecture (see `whatwhere models`)")
+    model: str = _setting(
+        "tutorial", "tutorial, unet2015, or a backbone such as resnet34 (see `whatwhere models`)"
+    )
+    pretrained: bool = _setting(True, "a backbone starts from filters learned on ImageNet")
+    pretrained_path: str = _setting(
+        "", "start from this run or bundle, or a backbone from this safetensors file"
+    )
+    backbone_args: str = _setting(
+        "", "timm's own arguments of the backbone, as `drop_path_rate=0.1,output_stride=16`"
+    )
     n_filters: int = _setting(16, "filters of the first block; each level doubles them", low=1)
+    decoder_channels: str = _setting(
+        "", "channels of a backbone's decoder, deepest first, as `256,128,64,32,16`"
+    )
+    norm: str = _setting("batch", "normalisation in a backbone's decoder: batch, group or none")
+    activation: str = _setting("relu", "in a backbone's decoder: relu, leaky_relu, gelu or silu")
+    anything: bool = _setting(
+        False, "a backbone's net also says whether there is anything in the chip at all"
+    )
     dropout: float = _setting(0.1, "share of values dropped in training", low=0.0, high=0.99)
     batchnorm: bool = _setting(True, "normalise each convolution's output over the batch")
     bn_momentum: float = _setting(
@@ -44,10 +70,12 @@ class Recipe:
         "where an epoch has fewer than 50 steps, keep less, so that validation means something",
     )
     kernel_size: int = _setting(3, "side of the blocks' convolutions [px], odd", low=1)
-    upsample: str = _setting("transposed", "transposed, nearest or bilinear")
+    upsample: str = _setting("transposed", "transposed, nearest, bilinear or shuffle")
 
     classes: str = _setting("", "class table, as `background,salt` or `0=background,255=salt`")
-    bands: str = _setting("auto", "auto, grey, rgb, or band numbers from 1 such as 4,3,2")
+    bands: str = _setting(
+        "auto", "auto, grey, rgb, or band numbers from 1 such as 4,3,2 or red=1,green=2,nir=4"
+    )
     orientation: str = _setting(
         "upright", "upright: left-right flips only; free: seen from above, all eight symmetries"
     )
@@ -61,7 +89,35 @@ class Recipe:
 
     epochs: int = _setting(50, "most passes through the training chips", low=1)
     batch_size: int = _setting(32, "chips a step", low=1)
-    lr: float = _setting(1e-3, "Adam's learning rate at the start", low=0.0)
+    accumulate: int = _setting(1, "batches whose gradients make one step", low=1)
+    loss: str = _setting(
+        "cross_entropy",
+        "sum of cross_entropy, dice, focal, tversky, lovasz and unet2015, as `dice+0.5*focal`",
+    )
+    class_weights: str = _setting(
+        "", "weights of the classes in the loss: `balanced`, or numbers as `1,5,2`"
+    )
+    optimizer: str = _setting("adam", "adam (as Keras has it) or adamw")
+    weight_decay: float = _setting(0.0, "adamw's decay of weights", low=0.0)
+    lr: float = _setting(1e-3, "learning rate: at the start, or the highest", low=0.0)
+    encoder_lr: float = _setting(
+        1.0, "rate of a backbone's first level, as a share of lr; deeper ones lie between", low=0.0
+    )
+    schedule: str = _setting(
+        "plateau", "plateau (falls when validation stands still), cosine or one_cycle"
+    )
+    warmup: float = _setting(
+        0.1, "share of the steps in which cosine and one_cycle rise to lr", low=0.0, high=0.9
+    )
+    freeze_epochs: int = _setting(0, "epochs at the start in which the backbone rests", low=0)
+    clip: float = _setting(0.0, "longest gradient, others are shortened to it; 0: any", low=0.0)
+    ema: float = _setting(
+        0.0,
+        "half-life of the average of weights that is kept, as a share of all steps; 0: none",
+        low=0.0,
+        high=1.0,
+    )
+    precision: str = _setting("32", "32, bf16 or 16: of the net; losses are always in 32 bits")
     beta_1: float = _setting(0.9, "Adam's memory of gradients", low=0.0, high=0.9999999)
     beta_2: float = _setting(0.999, "Adam's memory of squared gradients", low=0.0, high=0.9999999)
     epsilon: float = _setting(1e-7, "Adam's epsilon, outside the bias correction", low=0.0)
@@ -73,7 +129,7 @@ class Recipe:
         1e-4, "fall of the validation loss below which an epoch is bad for the rate", low=0.0
     )
     min_lr: float = _setting(1e-5, "the rate never falls below this", low=0.0)
-    stop_patience: int = _setting(10, "bad epochs before training stops", low=1)
+    stop_patience: int = _setting(10, "bad epochs before training stops; 0: it never does", low=0)
     stop_min_delta: float = _setting(
         0.0, "fall of the validation loss below which an epoch is bad for stopping", low=0.0
     )
@@ -89,68 +145,93 @@ class Recipe:
 
     def __post_init__(self) -> None:
         wrong = [*_out_of_range(self)]
-        for name, allowed in (
-            ("upsample", ("transposed", "nearest", "bilinear")),
-            ("orientation", ("upright", "free")),
-        ):
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 given = getattr(self, name)
                 wrong.append(f"{name} must be one of {', '.join(allowed)}, not {given!r}")
-        for name, parse in (("resize", parse_size), ("split", parse_split), ("bands", parse_bands)):
+        for name, parse in _PARSERS.items():
             try:
                 parse(getattr(self, name))
             except UsageError as error:
                 wrong.append(str(error))
         if self.kernel_size % 2 == 0:
             wrong.append(f"kernel_size must be odd, not {self.kernel_size}")
+        wrong += self._without_effect()
         if wrong:
             raise UsageError(f"the recipe cannot be followed: {'; '.join(wrong)}.")
 
     @property
     def model_arguments(self) -> dict[str, Any]:
         """The architecture's own arguments."""
-        names = ("n_filters", "dropout", "batchnorm", "bn_momentum", "kernel_size", "upsample")
-        return {name: getattr(self, name) for name in names}
+        parsed: dict[str, Any] = {
+            "decoder_channels": parse_channels(self.decoder_channels),
+            "backbone_args": parse_arguments(self.backbone_args),
+        }
+        arguments = {
+            name: parsed.get(name, getattr(self, name)) for name in settings_of(self.model)
+        }
+        return {name: value for name, value in arguments.items() if value not in ((), {})}
+
+    def _without_effect(self) -> list[str]:
+        """Settings of the net that differ from their default, and that this net does not have."""
+        own = {*settings_of(self.model), "pretrained", "pretrained_path"}
+        if self.model not in MODELS:
+            own |= {*_START}
+        names = {name for group in (*MODELS.values(), BACKBONE) for name in group} | {*_START}
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
+        wrong = sorted(name for name in names - own if getattr(self, name) != defaults[name])
+        return [f"{name} is not for {self.model}" for name in wrong]
 
 
-RECIPES: tuple[str, ...] = ("tutorial",)
-"""Recipes that go by a name; `tutorial` is `Recipe()`."""
+MODELS: Mapping[str, tuple[str, ...]] = {
+    "tutorial": ("n_filters", "dropout", "batchnorm", "bn_momentum", "kernel_size", "upsample"),
+    "unet2015": ("n_filters", "dropout"),
+}
+"""The architectures of this package and the settings that each of them has."""
+
+BACKBONE = (
+    *("upsample", "decoder_channels", "norm", "activation", "dropout", "anything"),
+    "backbone_args",
+)
+"""The settings of a U-Net on a backbone."""
+
+_START = ("pretrained", "pretrained_path", "encoder_lr", "freeze_epochs")
 
 
-def parse_size(text: str) -> tuple[int, int] | None:
-    """Read `128` or `128x96` as (height, width); None for an empty text."""
-    if not text:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise UsageError(f"resize must be like 128 or 128x96 (height x width), not {text!r}")
-    return int(sides[0]), int(sides[-1])
+def settings_of(model: str) -> tuple[str, ...]:
+    """Return the names of the settings that a net has."""
+    return MODELS.get(model, BACKBONE)
 
 
-def parse_split(text: str) -> tuple[float, float, float]:
-    """Read `70/15/15` as shares of training, validation and test that sum to 1."""
-    try:
-        parts = [float(part) for part in text.split("/")]
-    except ValueError:
-        parts = []
-    if len(parts) != 3 or min(parts) < 0 or not 0 < sum(parts) < float("inf"):
-        raise UsageError(f"split must be like 70/15/15, not {text!r}")
-    train, val, test = (part / sum(parts) for part in parts)
-    if train == 0 or val == 0:
-        raise UsageError(f"split needs pairs to train on and to validate on, not {text!r}")
-    return train, val, test
+_OWN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "tutorial": {},
+    "unet2015": {"n_filters": 64, "dropout": 0.5},
+}
+_BACKBONE_DEFAULTS: Mapping[str, Any] = {"upsample": "nearest", "dropout": 0.0}
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {"tutorial": {}}
+"""Recipes that go by a name, and how they differ from the tutorial's."""
+
+_CHOICES = {
+    "upsample": ("transposed", "nearest", "bilinear", "shuffle"),
+    "orientation": ("upright", "free"),
+    "norm": ("batch", "group", "none"),
+    "activation": ("relu", "leaky_relu", "gelu", "silu"),
+    "optimizer": ("adam", "adamw"),
+    "schedule": ("plateau", "cosine", "one_cycle"),
+    "precision": ("32", "bf16", "16"),
+}
 
 
-def parse_bands(text: str) -> tuple[int, ...] | str:
-    """Read `auto`, `grey`, `rgb` or band numbers from 1, such as `4,3,2`."""
-    if text in ("auto", "grey", "rgb"):
-        return text
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(
-            f"bands must be auto, grey, rgb or numbers from 1 like 4,3,2, not {text!r}"
-        )
-    return tuple(int(part) for part in parts)
+_PARSERS: Mapping[str, Callable[[str], object]] = {
+    "resize": parse_size,
+    "split": parse_split,
+    "bands": parse_bands,
+    "decoder_channels": parse_channels,
+    "backbone_args": parse_arguments,
+    "loss": parse_loss,
+    "class_weights": parse_class_weights,
+}
 
 
 def make_recipe(base: str | Path | Recipe = "tutorial", **settings: Any) -> Recipe:
@@ -164,17 +245,37 @@ def make_recipe(base: str | Path | Recipe = "tutorial", **settings: Any) -> Reci
     Raises:
         UsageError: An unknown name or key (the nearest is named), or a value out of its range.
     """
+    given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(base, Recipe):
         recipe = base
-    elif base == "tutorial":
-        recipe = Recipe()
+        if given.get("model", base.model) != base.model:  # what only the other net has goes
+            recipe = dataclasses.replace(Recipe(), **_shared(base))
+            recipe = _replace(recipe, _own_defaults(given["model"]), "")
+    elif base in RECIPES:
+        settings_of_base = dict(RECIPES[str(base)])
+        model = str(given.get("model", settings_of_base.get("model", "tutorial")))
+        return _replace(
+            Recipe(), {**_own_defaults(model), **settings_of_base, **given}, "the settings: "
+        )
     else:
         settings_of_file = _read_toml(Path(base))
+        model = str(given.get("model", settings_of_file.get("model", "tutorial")))
         try:
-            recipe = _replace(Recipe(), settings_of_file, "")
+            recipe = _replace(Recipe(), {**_own_defaults(model), **settings_of_file}, "")
         except UsageError as error:
             raise UsageError(f"{base}: {error}") from error
-    return _replace(recipe, {k: v for k, v in settings.items() if v is not None}, "the settings: ")
+    return _replace(recipe, given, "the settings: ")
+
+
+def _own_defaults(model: str) -> Mapping[str, Any]:
+    """The settings whose usual value depends on the net, the net among them."""
+    return {"model": model, **_OWN_DEFAULTS.get(model, _BACKBONE_DEFAULTS)}
+
+
+def _shared(recipe: Recipe) -> dict[str, Any]:
+    """The settings of a recipe that do not belong to its net."""
+    nets = {name for group in (*MODELS.values(), BACKBONE) for name in group}
+    return {n: v for n, v in to_dict(recipe).items() if n not in {*nets, *_START, "model"}}
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -231,7 +332,10 @@ def _replace(recipe: Recipe, settings: Mapping[str, Any], origin: str) -> Recipe
 
 def _as_text(name: str, value: Any) -> Any:
     """Write sizes, shares and bands given as numbers or lists the way the command line does."""
-    separators = {"resize": "x", "split": "/", "bands": ",", "classes": ","}
+    separators = {
+        **{"resize": "x", "split": "/", "bands": ",", "classes": ","},
+        **{"decoder_channels": ",", "class_weights": ","},
+    }
     if name not in separators or isinstance(value, (str, bool)):
         return value
     if isinstance(value, (int, float)):

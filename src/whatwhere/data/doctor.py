@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whatwhere.config import parse_bands
 from whatwhere.data.classes import find_classes, find_labels, written
 from whatwhere.data.sources import SPLITS, Pair, Source
 from whatwhere.errors import DataError, Problem
 from whatwhere.io.image import read_image, read_mask
+from whatwhere.notation import parse_bands
 from whatwhere.talk import Talk
 from whatwhere.types import Bands, Classes, same_everywhere
 
@@ -121,7 +121,7 @@ def bands_of(survey: Survey, mode: str) -> Bands:
 
     Args:
         survey: The set.
-        mode: `auto`, `grey`, `rgb`, or numbers from 1.
+        mode: `auto`, `grey`, `rgb`, or numbers from 1, with or without names.
 
     Raises:
         DataError: The images do not all have these bands; the message counts who has what.
@@ -133,8 +133,8 @@ def bands_of(survey: Survey, mode: str) -> Bands:
         return Bands(("grey",), convert=True)
     if wanted == "rgb" and set(counts) <= {1, 3}:
         return Bands(("red", "green", "blue"), convert=True)
-    if isinstance(wanted, tuple) and max(wanted) <= min(counts):
-        return Bands(tuple(f"band {number}" for number in wanted), wanted)
+    if isinstance(wanted, dict) and max(wanted.values()) <= min(counts):
+        return Bands(tuple(wanted), tuple(wanted.values()))
     if wanted == "auto" and grey:
         return Bands(("grey",))
     if wanted == "auto" and len(counts) == 1:

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from whatwhere.config import Recipe, parse_size, parse_split
+from whatwhere.config import Recipe
 from whatwhere.data.augment import Augmentation
 from whatwhere.data.classes import describe
 from whatwhere.data.doctor import Survey, bands_of, check_classes, class_pixels, classes_of, survey
@@ -21,6 +21,7 @@ from whatwhere.data.stats import measure
 from whatwhere.errors import DataError, Problem
 from whatwhere.io.image import read_image
 from whatwhere.machine import memory_mb
+from whatwhere.notation import parse_size, parse_split
 from whatwhere.talk import Talk
 from whatwhere.types import Bands, Classes, Orientation, Valid
 
