@@ -43,9 +43,9 @@ def main() -> None:
         tuned = jobs.tune(run, data)["labels"]["salt"]
         at_best = figures(run, data, Path(folder) / "best", tuned["threshold"])
         scores = jobs.evaluate(run, data)
-    card = load_card(run)
-    with open(run / "log.csv", newline="", encoding="utf-8") as stream:
-        epochs = list(csv.DictReader(stream))
+        card = load_card(run)
+        with open(run / "log.csv", newline="", encoding="utf-8") as stream:
+            epochs = list(csv.DictReader(stream))
     append(
         "tgs_salt",
         command=f"whatwhere train tgs_salt --resize {card.recipe['resize']} "

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from whatwhere import bundle, files
 from whatwhere.bundle import CARD, Bundle, Card
 from whatwhere.errors import BundleError, OutputError
-from whatwhere.types import Bands, Classes, ClassInfo, Normalization
+from whatwhere.types import Bands, Classes, ClassInfo, Geometry, Normalization
+
+SHAPE = {"stride": 16, "margin": 92, "border": 0, "remainder": 0}
 
 
 def make_card(**changes: Any) -> Card:
@@ -36,8 +38,10 @@ def make_card(**changes: Any) -> Card:
         resize=(128, 96),
         chip_size=(101, 101),
         orientation="upright",
-        stride=16,
-        margin=92,
+        geometry=Geometry(16, 92),
+        pixel_size=None,
+        objects={},
+        self_test={},
         thresholds=(0.437,),
         scores={"val_loss": 0.1},
         tuning={"metric": "iou"},
@@ -97,7 +101,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(saved: Path) -> None:
             "bands": Bands(("band 4", "band 2"), (4, 2)),
             "normalization": Normalization((1, 2), (3, 4)),
         },
-        {"orientation": "free", "margin": 0, "stride": 1},
+        {"orientation": "free", "geometry": Geometry(1, None, 8, 0), "pixel_size": 0.3},
     ],
 )
 def test_cards_survive_json(changes: dict[str, Any]) -> None:
@@ -112,8 +116,8 @@ def test_a_run_its_bundle_and_its_card_mean_the_same(saved: Path) -> None:
 
 
 def test_saving_again_replaces_and_leaves_no_old_weights(saved: Path) -> None:
-    bundle.save(saved, make_card(margin=1), make_weights(2))
-    assert_holds(saved, make_card(margin=1), make_weights(2))
+    bundle.save(saved, make_card(geometry=Geometry(16, 1)), make_weights(2))
+    assert_holds(saved, make_card(geometry=Geometry(16, 1)), make_weights(2))
     assert len(list(saved.iterdir())) == 2
 
 
@@ -145,9 +149,9 @@ def test_a_write_that_fails_keeps_the_old_bundle_whole(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fill)
         with pytest.raises(OutputError, match="No space left"):
-            bundle.save(saved, make_card(margin=1), make_weights(2))
+            bundle.save(saved, make_card(geometry=Geometry(16, 1)), make_weights(2))
     assert_holds(saved, make_card(), make_weights())
-    bundle.save(saved, make_card(margin=1), make_weights(2))
+    bundle.save(saved, make_card(geometry=Geometry(16, 1)), make_weights(2))
     assert len(list(saved.iterdir())) == 2
 
 
@@ -275,9 +279,11 @@ def test_weights_lie_beside_their_card_and_nowhere_else(saved: Path, name: str) 
 
 def test_unknown_and_missing_lines_of_a_card_are_named(saved: Path) -> None:
     lines = make_card().to_json()
-    del lines["margin"]
+    del lines["geometry"]
     edit(saved, card={**lines, "halo": 3})
-    message = r"bundle\.json: the card lacks \['margin'\] and has the unknown \['halo'\]\. Take the"
+    message = (
+        r"bundle\.json: the card lacks \['geometry'\] and has the unknown \['halo'\]\. Take the"
+    )
     with pytest.raises(BundleError, match=message):
         bundle.load(saved)
 
@@ -286,12 +292,19 @@ def test_unknown_and_missing_lines_of_a_card_are_named(saved: Path) -> None:
     ("changes", "message"),
     [
         ({"normalization": {"mean": [float("nan")], "std": [1]}}, "numbers that are not finite"),
-        ({"normalization": {"mean": [0], "std": [0]}}, "deviation, stride or margin out of its r"),
+        ({"normalization": {"mean": [0], "std": [0]}}, "deviation or pixel size out of its r"),
         ({"normalization": {"mean": [0, 0], "std": [1, 1]}}, "do not agree"),
         ({"normalization": {"mean": [0], "std": [1, 1]}}, "do not agree"),
-        ({"stride": 0}, "stride or margin out of its range"),
-        ({"margin": -1}, "stride or margin out of its range"),
-        ({"stride": float("inf")}, "the card cannot be read: OverflowError"),
+        ({"geometry": dict(SHAPE, stride=0)}, "stride, margin or border out of its range"),
+        ({"geometry": dict(SHAPE, margin=-1)}, "stride, margin or border out of its range"),
+        ({"geometry": dict(SHAPE, remainder=16)}, "a remainder that is not below its stride"),
+        ({"geometry": {"stride": 16}}, "the geometry cannot be read: KeyError"),
+        ({"pixel_size": -1}, "pixel size out of its range"),
+        ({"self_test": 3}, "the card cannot be read: TypeError"),
+        (
+            {"geometry": dict(SHAPE, stride=float("inf"))},
+            "the geometry cannot be read: OverflowErr",
+        ),
         ({"thresholds": []}, "thresholds do not agree"),
         ({"thresholds": [1.5]}, "a threshold that is not from 0 to 1"),
         ({"chip_size": None}, "a size or orientation that there is not"),
@@ -344,8 +357,8 @@ def test_a_card_read_while_another_is_written_is_one_of_them(
         return done
 
     monkeypatch.setattr(files, "write_bytes", spy)
-    bundle.save(saved, make_card(margin=1), make_weights(2))
-    assert [one.card.margin for one in seen] == [92, 92, 92, 1]
+    bundle.save(saved, make_card(geometry=Geometry(16, 1)), make_weights(2))
+    assert [one.card.geometry.margin for one in seen] == [92, 92, 92, 1]
     for one in seen:
-        wanted = make_weights(2 if one.card.margin == 1 else 1)
+        wanted = make_weights(2 if one.card.geometry.margin == 1 else 1)
         assert np.array_equal(one.weights["a.weight"], wanted["a.weight"])

@@ -50,7 +50,8 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_version_and_help() -> None:
     assert call("--version").output.strip() == f"whatwhere {__version__}"
     helped = call("--help").output
-    for name in ("demo", "inspect", "train", "evaluate", "tune", "predict", "models", "env"):
+    names = ("demo", "inspect", "train", "lr-find", "evaluate", "tune", "predict", "models", "env")
+    for name in names:
         assert re.search(rf"^\s+{name}\s", helped, re.MULTILINE), name
 
 
@@ -81,6 +82,18 @@ def test_inspect_exits_3_for_errors_alone(tmp_path: Path) -> None:
     assert_told(call("inspect", folder), 0, "0 errors, 0 warnings, 1 note$")
 
 
+def test_lr_find_prints_the_flag_to_copy(data: Path, tmp_path: Path) -> None:
+    words = ("lr-find", data, "--n-filters", 2, "--batch-size", 4)
+    found = json.loads(call(*words, "--json", "-o", tmp_path / "lr.png").stdout)
+    assert found["lrs"][0] < found["suggestion"] < found["lrs"][-1]
+    with Image.open(tmp_path / "lr.png") as picture:
+        assert picture.format == "PNG"
+    flag = f"{found['suggestion']:.2g}"
+    assert_told(call(*words), 0, f"whatwhere train .* -o RUN --lr {re.escape(flag)}$")
+    assert_told(call(*words, "-o", tmp_path / "lr.jpg"), 2, "let its name end in .png")
+    assert_told(call(*words, "--precision", "16", "--device", "cpu"), 2, "Take bf16 or 32")
+
+
 def test_tune_evaluate_predict_in_json(run: Path, data: Path, tmp_path: Path) -> None:
     tuned = json.loads(call("tune", run, data, "--json").stdout)
     assert 0 <= tuned["labels"]["foreground"]["threshold"] <= 1
@@ -101,7 +114,7 @@ def test_models_prints_the_stages() -> None:
     assert re.search(r"head\s+128×128×1", told)
     rgb = json.loads(call("models", "tutorial", "--in-channels", 3, "--json").stdout)
     assert (rgb[0]["parameters"], rgb[0]["trainable"]) == (2_164_593, 2_161_649)
-    assert_told(call("models", "resnet34"), 2, "no model matches 'resnet34'. There are: tutorial")
+    assert_told(call("models", "qq*"), 2, "no model matches 'qq\\*'. Try 'resnet\\*'")
 
 
 def test_env_is_worth_a_bug_report() -> None:
@@ -115,7 +128,7 @@ def test_env_is_worth_a_bug_report() -> None:
     ("words", "message"),
     [
         (["--epochs", "0"], "epochs must be at least 1, not 0"),
-        (["--model", "resnet"], "there is no model 'resnet'. There are: tutorial"),
+        (["--model", "resnet"], "there is no model 'resnet'. Did you mean resnet"),
         (["--upsample", "cubic", "--dropout", "2"], "dropout must be at most 0.99.*upsample must"),
         (["--resize", "big"], "resize must be like 128 or 128x96"),
         (["--split", "100/0/0"], "split needs pairs to train on and to validate on"),
@@ -125,6 +138,8 @@ def test_env_is_worth_a_bug_report() -> None:
         (["--device", "tpu"], "--device must be auto, cpu, cuda, mps, not 'tpu'"),
         (["--classes", "a,b,c"], "2 different names are needed"),
         (["--lr", "fast"], "Invalid value for '--lr'"),
+        (["--precision", "16", "--device", "cpu"], "--precision 16 is not for the processor"),
+        (["--class-weights", "1,2,3"], "3 numbers for 2 classes.*background, foreground, in this"),
     ],
 )
 def test_wrong_settings_exit_2_and_write_nothing(

@@ -16,10 +16,13 @@ from PIL import Image
 from made import blocks_folder, labels_folder, salt_folder, snapshot
 from whatwhere import jobs
 from whatwhere.bundle import load, load_card
+from whatwhere.config import make_recipe
+from whatwhere.data.plan import plan_data
 from whatwhere.errors import BundleError, DataError, UsageError
 from whatwhere.predict.engine import Predictor
 from whatwhere.runs import split_keys
 from whatwhere.talk import Talk
+from whatwhere.training import class_weights
 
 QUIET = Talk(quiet=True)
 SMALL: dict[str, Any] = {"n_filters": 4, "batch_size": 4, "bn_momentum": 0.8, "talk": QUIET}
@@ -121,6 +124,63 @@ def test_validation_pixels_that_do_not_count_are_told(tmp_path: Path) -> None:
             Image.fromarray(ignored).save(part / "masks" / path.name)
     with pytest.raises(DataError, match="no pixel of the validation masks counts"):
         jobs.train(whole, tmp_path / "run", classes="0=background,1=a,9=ignore", **SMALL)
+
+
+def test_the_rate_finder_finds_a_rate_that_trains_better_than_a_hundredth_of_it(
+    data: Path, tmp_path: Path
+) -> None:
+    before = snapshot(data)
+    found = jobs.lr_find(data, picture=tmp_path / "lr.png", **SMALL)
+    assert snapshot(data) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["lr.png"]
+    with Image.open(tmp_path / "lr.png") as picture:
+        assert np.asarray(picture).std() > 0
+    assert found["lrs"] == pytest.approx(np.geomspace(1e-7, 1, 100)[: len(found["lrs"])])
+    assert len(found["losses"]) == len(found["lrs"])
+    json.dumps(found, allow_nan=False)
+    losses = []
+    for share in (1, 0.01):
+        out = tmp_path / f"run {share}"
+        jobs.train(data, out, epochs=3, lr=share * found["suggestion"], **SMALL)
+        losses.append(load_card(out).scores["val_loss"])
+    assert losses[0] < losses[1]
+
+
+def test_class_weights_are_counted_on_the_training_split(tmp_path: Path) -> None:
+    """Each one is the square root of a ratio of pixels, counted here with Pillow."""
+    folder = blocks_folder(tmp_path / "blocks", [(32, 32)] * 8)
+    plan = plan_data(folder, make_recipe(class_weights="balanced"), QUIET)
+    masks = [np.asarray(Image.open(pair.masks[0])) for pair in plan.splits["train"]]
+    pixels = np.bincount(np.concatenate(masks).ravel())
+    weights = np.array(class_weights(plan))
+    np.testing.assert_allclose((weights / weights[0]) ** 2, pixels[0] / pixels)
+    assert weights.mean() == pytest.approx(1)
+
+    folder = labels_folder(tmp_path / "labels")
+    plan = plan_data(folder, make_recipe(class_weights="balanced"), QUIET)
+    train = plan.splits["train"]
+    planes = [np.stack([np.asarray(Image.open(m)) > 0 for m in pair.masks]) for pair in train]
+    share = np.stack(planes).mean((0, 2, 3))
+    np.testing.assert_allclose(np.array(class_weights(plan)) ** 2, (1 - share) / share)
+
+    with pytest.raises(UsageError, match="3 numbers for 2 classes: .* bright, left, in this order"):
+        jobs.train(folder, tmp_path / "run", class_weights="1,2,3", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_with_every_setting_goes_through(tmp_path: Path) -> None:
+    folder = blocks_folder(tmp_path / "data", [(32, 32)] * 10)
+    settings: dict[str, Any] = {
+        **{"loss": "dice+0.5*focal", "class_weights": (1, 2, 3), "optimizer": "adamw"},
+        **{"weight_decay": 0.01, "schedule": "cosine", "accumulate": 2, "clip": 1.0, "ema": 0.2},
+        **{"precision": "bf16", "stop_patience": 0, "epochs": 3, "lr": 0.01},
+    }
+    jobs.train(folder, tmp_path / "run", **{**SMALL, "batch_size": 2}, **settings)
+    with open(tmp_path / "run" / "log.csv", encoding="utf-8", newline="") as stream:
+        rates = [float(row["lr"]) for row in csv.DictReader(stream)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.005 > rates[-1] > 0
+    assert jobs.evaluate(tmp_path / "run", folder, talk=QUIET)["images"] > 0
 
 
 def test_a_dry_run_leaves_nothing_and_tells_the_cost(

@@ -14,11 +14,11 @@ PACKAGE = Path(__file__).parent.parent / "src" / "whatwhere"
 LAYERS = {
     **dict.fromkeys(("errors", "_version"), 0),
     **dict.fromkeys(("types", "machine", "notation"), 1),
-    **dict.fromkeys(("config", "tiling", "files", "talk"), 2),
+    **dict.fromkeys(("config", "tiling", "files", "talk", "borders"), 2),
     **dict.fromkeys(("io", "nn", "losses", "metrics"), 3),
     **dict.fromkeys(("data", "bundle"), 4),
     **dict.fromkeys(("train", "predict"), 5),
-    **dict.fromkeys(("evaluate", "pictures", "report"), 6),
+    **dict.fromkeys(("evaluate", "nets", "pictures", "report"), 6),
     "runs": 7,
     "training": 8,
     "jobs": 9,
@@ -29,7 +29,10 @@ LAYERS = {
 }
 # Where a library may be imported when the module is, not inside a function.
 HOMES = {
-    "torch": {"nn", "losses", "data/augment", "data/loader", "data/plan", "train", "training"},
+    "torch": {
+        *("nn", "losses", "data/augment", "data/loader", "data/plan", "nets", "train", "training"),
+    },
+    "timm": set(),
     "lightning": {"train"},
     "matplotlib": set(),
     "PIL": {"io"},

@@ -102,6 +102,37 @@ def test_curves_of_one_epoch_and_of_a_wild_start_can_be_drawn() -> None:
         assert pixels(pictures.draw_curves(log)).std() > 0
 
 
+def test_a_rate_that_falls_in_every_epoch_is_not_marked_in_each() -> None:
+    row: dict[str, Any] = {
+        "lr": 1.0, "train_loss": 0.5, "val_loss": 0.6, "val_mean_iou": 0.5, "best": True,
+    }  # fmt: skip
+    still = [{**row, "epoch": i + 1} for i in range(9)]
+    once = [{**one, "lr": 1.0 if i < 4 else 0.1} for i, one in enumerate(still)]
+    cosine = [{**one, "lr": 1.0 - 0.1 * i} for i, one in enumerate(still)]
+    plain, marked, falling = (pixels(pictures.draw_curves(log)) for log in (still, once, cosine))
+    assert np.array_equal(plain, falling)
+    assert not np.array_equal(plain, marked)
+
+
+def test_the_rate_to_take_is_marked_and_an_explosion_does_not_hide_the_fall() -> None:
+    rates = np.geomspace(1e-6, 1, 61)
+    losses = np.where(rates < 0.5, 1 - 0.5 * (rates > 1e-3), 3.0)
+
+    def look(rate: float) -> tuple[float, float]:
+        """Where the orange line is, left to right, and how far the blue one falls."""
+        picture = pixels(pictures.draw_lr(list(rates), list(losses), rate)).astype(int)
+        height, width, _ = picture.shape
+        redder = picture[..., 0] - picture[..., 2]
+        orange, blue = (redder > 60).sum(0), redder < -60
+        before, after = (np.flatnonzero(blue[:, int(x * width)]).mean() for x in (0.45, 0.7))
+        return float(orange.argmax()) / width, float(after - before) / height
+
+    (left, _), (right, fall) = look(1e-5), look(1e-2)
+    assert 0.1 < left < right < 0.9
+    assert right - left == pytest.approx(3 / 6, abs=0.15)  # three of six powers of ten
+    assert fall > 0.3
+
+
 def test_errors_are_coloured_by_their_kind() -> None:
     black = np.zeros((1, 4, 3))
     example = pictures.Example(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from whatwhere import files
 from whatwhere.errors import BundleError, OutputError
-from whatwhere.types import Bands, Classes, Normalization, Orientation
+from whatwhere.types import Bands, Classes, Geometry, Normalization, Orientation
 
 FORMAT = 1
 CARD = "bundle.json"
@@ -46,11 +46,14 @@ class Card:
         resize: (height, width) that images are stretched to first [px]; None keeps their own.
         chip_size: (height, width) of the training chips [px].
         orientation: Whether gravity matters.
-        stride: Windows of a tiled prediction start at multiples of it [px].
-        margin: How far a pixel sees [px].
+        geometry: What cutting images into tiles has to know of the net.
+        pixel_size: Side of a pixel on the ground or the object [m]; None where it is not known.
         thresholds: One for each label with a probability of its own; empty for softmax.
         scores: Named figures, such as the validation loss of these weights.
         tuning: How the thresholds were found; empty where they were not tuned.
+        objects: How touching objects are told apart; empty where they are not.
+        self_test: What the net answers to an image of seeded noise, compared when it is loaded;
+            empty where that was not noted.
         recipe: How the net was trained.
         data: What it was trained on: counts and a fingerprint.
         versions: Of the libraries that made it.
@@ -66,11 +69,13 @@ class Card:
     resize: tuple[int, int] | None
     chip_size: tuple[int, int]
     orientation: Orientation
-    stride: int
-    margin: int
+    geometry: Geometry
+    pixel_size: float | None
     thresholds: tuple[float, ...]
     scores: Mapping[str, float]
     tuning: Mapping[str, Any]
+    objects: Mapping[str, Any]
+    self_test: Mapping[str, Any]
     recipe: Mapping[str, Any]
     data: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -85,6 +90,7 @@ class Card:
         lines["classes"] = self.classes.to_json()
         lines["bands"] = self.bands.to_json()
         lines["normalization"] = dataclasses.asdict(self.normalization)
+        lines["geometry"] = dataclasses.asdict(self.geometry)
         return lines
 
     @classmethod
@@ -113,7 +119,11 @@ class Card:
                     height, width = lines[name]
                     values[name] = (int(height), int(width))
             values["thresholds"] = tuple(float(t) for t in lines["thresholds"])
-            values["stride"], values["margin"] = int(lines["stride"]), int(lines["margin"])
+            values["geometry"] = Geometry.from_json(lines["geometry"])
+            for name in ("objects", "self_test", "tuning", "arguments"):
+                values[name] = dict(lines[name])
+            if lines["pixel_size"] is not None:
+                values["pixel_size"] = float(lines["pixel_size"])
             card = cls(**values)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BundleError(f"the card cannot be read: {error!r}.") from error
@@ -122,11 +132,12 @@ class Card:
 
     def _check(self) -> None:
         numbers = [*self.normalization.mean, *self.normalization.std, *self.thresholds]
+        numbers += [] if self.pixel_size is None else [self.pixel_size]
         labels = 0 if self.classes.task == "multiclass" else len(self.classes.labels)
         if not all(math.isfinite(number) for number in numbers):
             raise BundleError("the card holds numbers that are not finite.")
-        if min(self.normalization.std, default=0) <= 0 or self.stride < 1 or self.margin < 0:
-            raise BundleError("the card holds a deviation, stride or margin out of its range.")
+        if min(self.normalization.std, default=0) <= 0 or (self.pixel_size or 1) <= 0:
+            raise BundleError("the card holds a deviation or pixel size out of its range.")
         sides = (*(self.resize or (1,)), *(self.chip_size or (0,)))
         if min(sides) < 1 or self.orientation not in ("upright", "free"):
             raise BundleError("the card holds a size or orientation that there is not.")

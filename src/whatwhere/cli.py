@@ -18,7 +18,7 @@ import typer
 
 from whatwhere._version import __version__
 from whatwhere.config import Recipe
-from whatwhere.errors import INTERRUPTED, UsageError, WhatwhereError
+from whatwhere.errors import INTERRUPTED, WhatwhereError
 
 app = typer.Typer(
     name="whatwhere",
@@ -34,12 +34,15 @@ Data = Annotated[
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, or its bundle")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
-Tile = Annotated[int, typer.Option(help="longest side of what the net sees at once [px]", min=1)]
+Tile = Annotated[
+    int,
+    typer.Option(help="longest side of what the net sees at once [px]; 0: fits the net", min=0),
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Threshold = Annotated[
     str | None, typer.Option(help="in the place of the bundle's: 0.4, or salt=0.4,fault=0.6")
 ]
-_TILE = 1024
+_TILE = 0
 
 
 def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -206,6 +209,31 @@ def _train(
         typer.echo(f"next: whatwhere {verb} {output} {data}")
 
 
+@command("lr-find")
+@with_recipe
+def _lr_find(
+    data: Data,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="draw the loss over the rate here, a PNG")
+    ] = None,
+    *,
+    recipe: Annotated[str, typer.Option(help="tutorial, or a TOML file of settings")] = "tutorial",
+    device: Device = "auto",
+    as_json: Json = False,
+    settings: dict[str, Any],
+) -> None:
+    """Find the learning rate to train with."""
+    from whatwhere import jobs
+
+    found = jobs.lr_find(data, recipe=recipe, picture=output, device=device, **settings)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(f"the loss falls fastest at a learning rate of {found['suggestion']:.2g}")
+    flag = f"--lr {found['suggestion']:.2g}"
+    typer.echo(f"next, other flags as here: whatwhere train {data} -o RUN {flag}")
+
+
 @command("evaluate")
 def _evaluate(
     run: RunPath,
@@ -286,23 +314,24 @@ def _predict(
 
 @command("models")
 def _models(
-    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="a shell pattern")] = "*",
-    shapes: Annotated[bool, typer.Option("--shapes", help="show each stage's size")] = False,
-    in_channels: Annotated[int, typer.Option(help="bands of the image", min=1)] = 1,
+    pattern: Annotated[
+        str, typer.Argument(metavar="[PATTERN]", help="a name, or a shell pattern like 'resnet*'")
+    ] = "",
+    shapes: Annotated[
+        bool, typer.Option("--shapes", help="show each stage's size, and the margin")
+    ] = False,
+    in_channels: Annotated[
+        int | None, typer.Option(help="bands of the image", min=1, show_default=False)
+    ] = None,
     size: Annotated[str, typer.Option(help="of the image [px]: 128 or HEIGHTxWIDTH")] = "128",
     as_json: Json = False,
 ) -> None:
-    """List the architectures."""
-    from whatwhere import show
-    from whatwhere.nn.build import list_models, model_facts
+    """List the architectures and backbones."""
+    from whatwhere import jobs, show
     from whatwhere.notation import parse_size
 
-    names = list_models(pattern)
-    if not names:
-        raise UsageError(f"no model matches {pattern!r}. There are: {', '.join(list_models())}.")
-    shape = (in_channels, *(parse_size(size) or (128, 128)))
-    facts = [model_facts(name, shape) for name in names]
-    typer.echo(json.dumps(facts) if as_json else show.models(facts, shapes))
+    found = jobs.models(pattern, in_channels, parse_size(size) if shapes else None)
+    typer.echo(json.dumps(found["models"]) if as_json else show.models(found, pattern))
 
 
 @command("env")

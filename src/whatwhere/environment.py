@@ -14,7 +14,17 @@ from whatwhere._version import __version__
 from whatwhere.machine import memory_mb, processors
 
 LIBRARIES = (
-    *("torch", "lightning", "numpy", "scipy", "pillow", "tifffile", "safetensors", "matplotlib"),
+    *(
+        "torch",
+        "timm",
+        "lightning",
+        "numpy",
+        "scipy",
+        "pillow",
+        "tifffile",
+        "safetensors",
+        "matplotlib",
+    ),
     *("typer", "rich", "tomli-w", "rasterio", "imagecodecs"),
 )
 _OPTIONAL = {"rasterio": "geo", "imagecodecs": "tiff"}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from whatwhere import bundle, files, runs
+from whatwhere import bundle, files, pictures, runs
 from whatwhere import evaluate as scoring
 from whatwhere.bundle import Card
 from whatwhere.config import Recipe, make_recipe
@@ -15,7 +15,7 @@ from whatwhere.data.sources import Pair, open_source
 from whatwhere.data.splits import choose, fingerprint, own
 from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.predict.decide import parse_thresholds
-from whatwhere.predict.engine import TILE, Predictor
+from whatwhere.predict.engine import Predictor
 from whatwhere.predict.images import Written, plan_outputs, predict_image, table_of
 from whatwhere.runs import Run
 from whatwhere.talk import Talk
@@ -61,6 +61,7 @@ def train(
     device: str = "auto",
     workers: int = 0,
     dry_run: bool = False,
+    encoder: Any = None,
     talk: Talk | None = None,
     **settings: Any,
 ) -> Run | None:
@@ -76,6 +77,8 @@ def train(
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: Processes that read ahead; 0 reads in this one.
         dry_run: Stop after the first pass, and say what the rest would take.
+        encoder: A torch module of your own that returns a list of feature maps, in the place of a
+            backbone's name; `load` and the other verbs want it again.
         talk: Where lines and bars go.
         **settings: Any setting of `Recipe`, such as `resize=128` or `epochs=20`.
 
@@ -88,10 +91,125 @@ def train(
         OutputError: The run folder cannot be written.
         NumericsError: The loss is not finite.
     """
+    from whatwhere import nets
     from whatwhere.training import train_run
 
+    start = settings.get("pretrained_path")
+    if start and settings.get("model") is None and not isinstance(recipe, Recipe):
+        given = {name: value for name, value in settings.items() if value is not None}
+        settings = {**nets.inherited(start), **given}
+    if encoder is not None:
+        settings["model"] = f"{nets.OWN}{type(encoder).__name__}"
     chosen = make_recipe(recipe, **settings)
-    return train_run(Path(data), Path(output), chosen, device, workers, dry_run, talk or Talk())
+    return train_run(
+        Path(data), Path(output), chosen, device, workers, dry_run, talk or Talk(), encoder
+    )
+
+
+def lr_find(
+    data: str | Path,
+    *,
+    recipe: str | Path | Recipe = "tutorial",
+    picture: str | Path | None = None,
+    device: str = "auto",
+    talk: Talk | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Find the learning rate at which a training of this data learns fastest.
+
+    A copy of the net takes 100 steps, each with a higher rate than the one before. Nothing of it is
+    kept.
+
+    Args:
+        data: A folder with `images/` and `masks/`.
+        recipe: A name, a TOML file, or a `Recipe`; its `lr` does not matter.
+        picture: A PNG file to draw the loss over the rate into.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        talk: Where lines and bars go.
+        **settings: Any setting of `Recipe`; the batch size and the loss matter most.
+
+    Returns:
+        `suggestion`, the rate to take; `lrs`, the rates tried, and `losses`, the smoothed training
+        loss at each.
+
+    Raises:
+        UsageError: A setting is unknown or out of its range; the picture is no PNG.
+        DataError: There is an error in the data; all that were found are named.
+        OutputError: The picture cannot be written.
+        NumericsError: The loss never falls, or is not finite.
+    """
+    from whatwhere.training import find_rate
+
+    chosen = make_recipe(recipe, **settings)
+    if picture is not None:
+        if Path(picture).suffix.lower() != ".png":
+            raise UsageError(f"{picture}: the picture is a PNG: let its name end in .png.")
+        files.check_writable(Path(picture).parent)
+    found = find_rate(Path(data), chosen, device, talk or Talk())
+    if picture is not None:
+        drawn = pictures.draw_lr(found.lrs, found.losses, found.suggestion)
+        files.write_bytes(Path(picture), drawn)
+    return {
+        "suggestion": found.suggestion,
+        "lrs": list(found.lrs),
+        "losses": list(found.losses),
+    }
+
+
+def models(
+    pattern: str = "",
+    in_channels: int | None = None,
+    size: tuple[int, int] | None = None,
+    talk: Talk | None = None,
+) -> dict[str, Any]:
+    """Say what there is of architectures and backbones.
+
+    Args:
+        pattern: A name or a shell pattern; empty for a selection.
+        in_channels: Bands of the image; None for 1, and 3 with a backbone.
+        size: (height, width) of an image [px], to tell the shapes of all stages; None does not.
+        talk: Where the progress goes.
+
+    Returns:
+        `models`: objects with `name`, `parameters`, `trainable`, `reductions`, `stride`,
+        `pretrained`, `training_memory_mb_512`, and with a size `stages` and `margin`; `left_out`:
+        why others that match cannot be taken, by name; `backbones`: how many timm has, 0 where a
+        pattern was given.
+
+    Raises:
+        UsageError: Nothing matches; the nearest names are told.
+    """
+    from whatwhere.nn.build import (
+        count_backbones,
+        list_models,
+        model_facts,
+        require_backbone,
+        stage_facts,
+    )
+
+    names = list_models(pattern)
+    if not names:
+        if any(sign in pattern for sign in "*?["):
+            raise UsageError(
+                f"no model matches {pattern!r}. Try 'resnet*', or none for a selection."
+            )
+        require_backbone(pattern)
+        names = [pattern]  # with a tag, such as resnet34.a1_in1k
+    found: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    for name in (talk or Talk()).track(names, "building", len(names)):
+        try:
+            facts = model_facts(name, in_channels)
+            if size is not None:
+                bands = facts["in_channels"]
+                facts |= stage_facts(name, (bands, *size))
+        except UsageError as error:
+            if len(names) == 1:
+                raise
+            left_out[name] = str(error).split(". ")[0]
+            continue
+        found.append(facts)
+    return {"models": found, "left_out": left_out, "backbones": 0 if pattern else count_backbones()}
 
 
 def evaluate(
@@ -101,7 +219,7 @@ def evaluate(
     part: str = "auto",
     threshold: str | float | None = None,
     device: str = "auto",
-    tile: int = TILE,
+    tile: int = 0,
     talk: Talk | None = None,
 ) -> dict[str, Any]:
     """Score a run.
@@ -113,7 +231,7 @@ def evaluate(
         part: `train`, `val`, `test` or `all` to score just these.
         threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        tile: The longest side of what the net sees at once [px].
+        tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
         talk: Where the progress goes.
 
     Returns:
@@ -149,7 +267,7 @@ def tune(
     *,
     metric: str = "iou",
     device: str = "auto",
-    tile: int = TILE,
+    tile: int = 0,
     talk: Talk | None = None,
 ) -> dict[str, Any]:
     """Choose the threshold of each label and keep it in the bundle.
@@ -160,7 +278,7 @@ def tune(
             validation split is taken; of any other every pair that the run has not seen.
         metric: `iou`, `dice`, `mean_iou`, `mean_iou_images` or `pixel_accuracy`.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        tile: The longest side of what the net sees at once [px].
+        tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
         talk: Where the progress goes.
 
     Returns:
@@ -216,7 +334,7 @@ def predict(
     overlay: bool = False,
     table: str | Path | None = None,
     device: str = "auto",
-    tile: int = TILE,
+    tile: int = 0,
     talk: Talk | None = None,
 ) -> list[Written]:
     """Segment images.
@@ -230,7 +348,7 @@ def predict(
         overlay: Write pictures of the classes over the image too.
         table: A CSV file to write each image's pixels and shares of each class to.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        tile: The longest side of what the net sees at once [px].
+        tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
         talk: Where the progress goes.
 
     Returns:
@@ -261,6 +379,11 @@ def predict(
         except DataError as error:
             cause = str(error).removeprefix(f"{target.image}: ")
             problems += error.problems or [Problem("error", str(target.image), cause, "")]
+    if predictor.approximate:
+        talk.say(
+            "note  this net looks at whole tiles: where an image was cut, the result depends a "
+            "little on the tile. --tile SIDE of the longest image avoids it."
+        )
     if table is not None:
         files.write_text(Path(table), table_of(written))
     if problems:

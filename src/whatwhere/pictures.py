@@ -87,6 +87,8 @@ def draw_curves(log: Sequence[Mapping[str, Any]]) -> bytes:
     right.set_ylim(0, 1)
     kept = [row["epoch"] for row in log if row["best"]][-1]
     drops = [b["epoch"] for a, b in itertools.pairwise(log) if b["lr"] < a["lr"]]
+    if len(drops) > len(log) / 3:  # cosine and one cycle: a line at each epoch would tell nothing
+        drops = []
     for axes in (left, right):
         axes.axvline(kept, color=_GREY, linestyle="--", linewidth=1, label=f"kept: epoch {kept}")
         for i, epoch in enumerate(drops):
@@ -96,6 +98,31 @@ def draw_curves(log: Sequence[Mapping[str, Any]]) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
     left.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def draw_lr(lrs: Sequence[float], losses: Sequence[float], suggestion: float) -> bytes:
+    """Draw the loss of a range test over the learning rate, the suggestion marked; a PNG.
+
+    Args:
+        lrs: The rates that were tried, from the lowest on, above 0.
+        losses: The loss at each of them.
+        suggestion: The rate to take.
+    """
+    figure = _figure(5.6, 3.4)
+    axes = figure.subplots()
+    axes.plot(lrs, losses, color=_BLUE)
+    axes.axvline(
+        suggestion, color=_ORANGE, linestyle="--", linewidth=1, label=f"--lr {suggestion:.2g}"
+    )
+    axes.set_xscale("log")
+    axes.set(xlabel="learning rate", ylabel="training loss, smoothed", title="Learning rates")
+    top = 1.2 * max(loss for lr, loss in zip(lrs, losses, strict=True) if lr <= suggestion)
+    if max(losses) > top:  # where it explodes is not what one wants to see
+        axes.set_ylim(min(losses) - 0.05 * (top - min(losses)), top)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
     return _png(figure)
 
 

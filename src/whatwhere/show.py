@@ -117,27 +117,39 @@ def predictions(written: Sequence[Any], as_json: bool) -> str:
     )
 
 
-def models(facts: Sequence[Mapping[str, Any]], shapes: bool) -> str:
-    """Return a line for each model, or its stages."""
+def models(found: Mapping[str, Any], pattern: str) -> str:
+    """Return a line for each model, its stages where they were asked for, and what is left out."""
     rows = [
         (
             one["name"],
             f"{one['parameters']:,}",
-            f"{one['trainable']:,}",
+            " ".join(map(str, one["reductions"])),
             str(one["stride"]),
-            str(one["margin"]),
+            "yes" if one["pretrained"] else "no",
+            f"{one['training_memory_mb_512']:,}",
         )
-        for one in facts
+        for one in found["models"]
     ]
-    text = table(("model", "parameters", "trainable", "stride [px]", "margin [px]"), rows)
-    if not shapes:
-        return text
-    for one in facts:
-        stages = [
-            (name, "×".join(map(str, [*shape[1:], shape[0]]))) for name, shape in one["stages"]
-        ]
-        text += f"\n\n{table((one['name'], 'height×width×channels'), stages)}"
-    return text
+    heads = ("model", "parameters", "sizes 1/", "stride [px]", "pretrained", "memory [MB]")
+    text = [table(heads, rows)] if rows else []
+    text.append("memory: what a training keeps for each 512×512 px")
+    for one in found["models"]:
+        if "stages" in one:
+            stages = [
+                (name, "×".join(map(str, [*shape[1:], shape[0]]))) for name, shape in one["stages"]
+            ]
+            margin = "the whole tile" if one["margin"] is None else f"{one['margin']} px"
+            text += ["", table((one["name"], "height×width×channels"), stages)]
+            text.append(f"parameters that learn: {one['trainable']:,}; a pixel sees {margin} far")
+    left = found["left_out"]
+    if left:
+        shown = "; ".join(f"{name} ({reason})" for name, reason in list(left.items())[:3])
+        text.append(f"\n{len(left)} cannot be taken, such as {shown}")
+    if not pattern:
+        text.append(
+            f"\n{found['backbones']:,} backbones are known: whatwhere models 'resnet*' lists those."
+        )
+    return "\n".join(text)
 
 
 def environment(found: Mapping[str, Any]) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from whatwhere.errors import UsageError
-from whatwhere.types import Window
+from whatwhere.types import Geometry, Window
 
 
 @dataclass(frozen=True)
@@ -82,3 +86,55 @@ def tiles(height: int, width: int, tile: int, stride: int, margin: int) -> Itera
                 Window(row, column, rows, columns),
                 Window(core_row, core_column, core_rows, core_columns),
             )
+
+
+def frames(length: int, tile: int, geometry: Geometry) -> Iterator[tuple[int, int, int]]:
+    """Cut one side for a net whose result is smaller than what it is given.
+
+    Args:
+        length: The side [px], at least 1.
+        tile: The longest window [px].
+        geometry: Of the net, with a border.
+
+    Yields:
+        Where the core starts, which is where the window starts in an image that was extended by the
+        border on all sides; the window's length; the core's length.
+
+    Raises:
+        UsageError: No window fits into the tile.
+    """
+    side = geometry.largest(tile)
+    core = (side - 2 * geometry.border) // geometry.stride * geometry.stride
+    if core < 1:
+        least = geometry.window(geometry.stride)
+        raise UsageError(
+            f"a tile of {tile} px is too small for this net. Take at least {least} px."
+        )
+    if geometry.window(length) <= side:
+        core = length
+    for start in range(0, length, core):
+        kept = min(core, length - start)
+        yield start, geometry.window(kept), kept
+
+
+def mirror(values: NDArray[Any], shape: tuple[int, int], before: tuple[int, int]) -> NDArray[Any]:
+    """Cut a rectangle out of an image that goes on as its mirror image on all sides.
+
+    The edge pixels are not repeated; an image of one row or column repeats it.
+
+    Args:
+        values: `(..., H, W)`.
+        shape: (height, width) of the rectangle [px].
+        before: How many rows and columns of it lie before the image's first ones; negative where it
+            starts inside.
+
+    Returns:
+        `(..., height, width)`, contiguous.
+    """
+    for axis, side, start in ((-2, shape[0], before[0]), (-1, shape[1], before[1])):
+        old = values.shape[axis]
+        if old != side or start:
+            period = max(2 * (old - 1), 1)
+            index = np.abs(np.arange(side) - start) % period
+            values = np.take(values, np.minimum(index, period - index), axis=axis)
+    return np.ascontiguousarray(values)

@@ -2,61 +2,69 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import platform
+import copy
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch.utils.data import DataLoader
 
-from whatwhere import bundle, files, pictures, report, runs
+from whatwhere import bundle, files, nets, pictures, report, runs
 from whatwhere import evaluate as scoring
-from whatwhere.bundle import Card
-from whatwhere.config import Recipe, to_dict, to_toml
+from whatwhere.config import MODELS, Recipe, to_toml
 from whatwhere.data import doctor
 from whatwhere.data.plan import DataPlan, plan_data
-from whatwhere.data.sources import MASK_FOLDERS, Pair
+from whatwhere.data.sources import MASK_FOLDERS, Pair, Split
 from whatwhere.data.splits import own
 from whatwhere.errors import UsageError
 from whatwhere.io.image import read_image
+from whatwhere.losses import balanced_weights
 from whatwhere.machine import memory_mb, peak_memory_mb
 from whatwhere.metrics import scores as score
-from whatwhere.nn.build import build_model, count_parameters, geometry
+from whatwhere.nn.build import build_model, geometry
+from whatwhere.notation import parse_class_weights
 from whatwhere.predict.backends import choose_device
 from whatwhere.predict.decide import decide
-from whatwhere.predict.engine import Predictor
+from whatwhere.predict.engine import Predictor, load
 from whatwhere.predict.images import to_display
 from whatwhere.runs import Run
 from whatwhere.talk import Talk
-from whatwhere.train.fit import Epoch, History, Weights, fit
+from whatwhere.train.fit import Epoch, History, Weights, check_precision, fit
+from whatwhere.train.lr_find import LrCurve, find_lr
+from whatwhere.types import Geometry
 
 _EXAMPLES = 6
 _REHEARSED = 3  # batches: the first one warms up
-_SETTLED = 50  # steps in which batch norm's statistics can follow Keras' momentum of 0.99
 
 
 def train_run(
-    data: Path, output: Path, recipe: Recipe, device: str, workers: int, dry_run: bool, talk: Talk
+    data: Path,
+    output: Path,
+    recipe: Recipe,
+    device: str,
+    workers: int,
+    dry_run: bool,
+    talk: Talk,
+    encoder: Any = None,
 ) -> Run | None:
     """Train, as `jobs.train` describes it."""
     device = choose_device(device)
+    check_precision(recipe, device)
     if workers < 0:
         raise UsageError(f"--workers must be at least 0, not {workers}.")
     _check_output(output, data)
     fresh = not output.exists()
-    make_net(
-        recipe, recipe.model_arguments, 1, 1
-    )  # a wrong model is told before the data is looked at
+    nets.check_model(recipe, encoder)
     files.check_writable(output)
     try:
         plan = plan_data(data, recipe, talk)
         plan.tell(talk)
-        _tell_momentum(plan, talk)
-        _rehearse(plan, output, device, workers, talk)
+        course = _course(plan, device, workers, encoder)
+        _tell_course(course, talk)
+        _rehearse(course, output, talk)
     except BaseException:
         _leave_no_trace(output, fresh)
         raise
@@ -65,7 +73,7 @@ def train_run(
         return None
     files.write_json(output / runs.SPLITS, plan.split_lists())
     files.write_text(output / "recipe.toml", to_toml(recipe))
-    history = _fit(plan, output, device, workers, talk, log=output / "log.csv")
+    history = _fit(course, output, talk, log=output / "log.csv")
     talk.say(f"done: {history.stopped}; the weights of epoch {history.best.epoch} were kept.")
     if history.interrupted:
         talk.say(
@@ -73,7 +81,7 @@ def train_run(
             "its own."
         )
         raise KeyboardInterrupt
-    scores = _conclude(plan, history, output, device, talk)
+    scores = _conclude(course, history, output, talk)
     talk.say(f"report   {output / 'report.html'}")
     return Run(output, bundle.load_card(output), scores)
 
@@ -93,113 +101,148 @@ def _check_output(output: Path, data: Path) -> None:
             raise UsageError(f"{output}: this lies among the data. Take another folder.")
 
 
-def make_net(recipe: Recipe, arguments: dict[str, Any], bands: int, outputs: int) -> Any:
-    """Build the recipe's net with weights drawn from its seed."""
-    torch.manual_seed(recipe.seed)
-    return build_model(recipe.model, bands, outputs, **arguments)
+@dataclass(frozen=True)
+class _Course:
+    """What a training needs beside its data: the net, and where it runs.
 
-
-def net_arguments(recipe: Recipe, steps: int) -> dict[str, Any]:
-    """Return the net's arguments for epochs of so many steps.
-
-    Batch norm's running statistics follow a momentum of 0.99 only after hundreds of steps; until
-    then a validation loss says nothing, and would stop a training on few images. In epochs of fewer
-    than 50 steps they keep so little that an epoch replaces 95 % of them.
+    Attributes:
+        plan: Of the data.
+        device: Where the net runs.
+        workers: Processes that read ahead.
+        encoder: A backbone of the user's own, or None.
+        arguments: The net's own.
+        shape: Its geometry, measured once.
     """
-    arguments = recipe.model_arguments
-    if recipe.bn_adapt and recipe.batchnorm and steps < _SETTLED:
-        fast = round(0.05 ** (1 / steps), 4)
-        arguments["bn_momentum"] = min(arguments["bn_momentum"], fast)
-    return arguments
+
+    plan: DataPlan
+    device: str
+    workers: int
+    encoder: Any
+    arguments: dict[str, Any]
+    shape: Geometry
+
+    def net(self, talk: Talk) -> Any:
+        """Build the net that the training begins with."""
+        plan = self.plan
+        return nets.first_net(
+            plan.recipe, self.arguments, plan.reader.bands, plan.classes, talk, self.encoder
+        )
+
+    def loader(self, split: Split) -> DataLoader[Any]:
+        return self.plan.loader(split, self.workers, self.shape)
 
 
-def _tell_momentum(plan: DataPlan, talk: Talk) -> None:
-    steps = len(plan.loader("train"))
-    momentum = net_arguments(plan.recipe, steps)["bn_momentum"]
-    if momentum != plan.recipe.bn_momentum:
+def _course(plan: DataPlan, device: str, workers: int = 0, encoder: Any = None) -> _Course:
+    """Decide about the net; nothing is fetched."""
+    nets.check_task(plan.recipe, plan.classes.task)
+    arguments = nets.net_arguments(plan.recipe, len(plan.loader("train")))
+    model = plan.recipe.model if encoder is None else copy.deepcopy(encoder)
+    net = build_model(model, len(plan.reader.bands), plan.classes.n_outputs, **arguments)
+    return _Course(plan, device, workers, encoder, arguments, geometry(net))
+
+
+def _tell_course(course: _Course, talk: Talk) -> None:
+    recipe, shape = course.plan.recipe, course.shape
+    if recipe.model not in MODELS:
+        sees = "the whole tile" if shape.margin is None else f"{shape.margin} px far"
+        talk.say(f"net      {recipe.model}: sides of {shape.stride} px; a pixel sees {sees}")
+    steps, usual = len(course.plan.loader("train")), recipe.bn_momentum
+    momentum = course.arguments.get("bn_momentum", usual)
+    if momentum != usual:
         talk.say(
             f"training an epoch has {steps} steps: batch norm keeps {momentum:g} of its statistics "
-            f"at a step, not {plan.recipe.bn_momentum:g} (--no-bn-adapt to insist)"
+            f"at a step, not {usual:g} (--no-bn-adapt to insist)"
         )
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what a training depends on."""
-    names = ("whatwhere", "torch", "lightning", "numpy", "pillow")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {**found, "python": platform.python_version()}
-
-
 def _fit(
-    plan: DataPlan,
+    course: _Course,
     output: Path,
-    device: str,
-    workers: int,
     talk: Talk,
     *,
     log: Path | None = None,
     most_batches: int | None = None,
 ) -> History:
     """Train; the bundle in `output` always holds the best weights so far."""
-    recipe, classes = plan.recipe, plan.classes
-    arguments = net_arguments(recipe, len(plan.loader("train")))
-    net = make_net(recipe, arguments, len(plan.reader.bands), classes.n_outputs)
-    blank = _card(plan, net, arguments)
+    plan, classes = course.plan, course.plan.classes
+    net = course.net(talk)
+    blank = nets.blank_card(plan, net, course.arguments, course.shape)
+    asked = copy.deepcopy(net).eval()  # answers the self-test with the weights that are saved
 
     def keep(weights: Weights, row: Epoch) -> None:
-        scores = {"epoch": row.epoch, "val_loss": row.val_loss}
-        bundle.save(output / "bundle", blank.replace(scores=scores), weights)
+        card = blank.replace(scores={"epoch": row.epoch, "val_loss": row.val_loss})
+        bundle.save(output / "bundle", nets.tested(card, asked, weights), weights)
 
     return fit(
         net,
-        plan.loader("train", workers, geometry(net).stride),
-        plan.loader("val", workers),
-        recipe,
+        course.loader("train"),
+        course.loader("val"),
+        plan.recipe,
         classes.task,
         len(classes),
         on_best=keep,
         talk=talk,
         log=log,
-        device=device,
+        device=course.device,
         most_batches=most_batches,
+        class_weights=class_weights(plan),
+        class_names=classes.names,
     )
 
 
-def _card(plan: DataPlan, net: Any, arguments: dict[str, Any]) -> Card:
-    shape = geometry(net)
-    softmax = plan.classes.task == "multiclass"
-    return Card(
-        model=plan.recipe.model,
-        arguments=arguments,
-        parameters=count_parameters(net).total,
-        classes=plan.classes,
-        bands=plan.reader.bands,
-        normalization=plan.reader.normalization,
-        resize=plan.reader.resize,
-        chip_size=plan.shape,
-        orientation=plan.orientation,
-        stride=shape.stride,
-        margin=shape.margin,
-        thresholds=() if softmax else (0.5,) * len(plan.classes.labels),
-        scores={},
-        tuning={},
-        recipe=to_dict(plan.recipe),
-        data=plan.fingerprint(),
-        versions=versions(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+def find_rate(data: Path, recipe: Recipe, device: str, talk: Talk) -> LrCurve:
+    """Try learning rates on the net that a training would begin with, as `jobs.lr_find` says."""
+    device = choose_device(device)
+    check_precision(recipe, device)
+    nets.check_model(recipe)
+    plan = plan_data(data, recipe, talk)
+    plan.tell(talk)
+    course = _course(plan, device)
+    return find_lr(
+        course.net(talk),
+        course.loader("train"),
+        recipe,
+        plan.classes.task,
+        len(plan.classes),
+        class_weights=class_weights(plan),
+        device=device,
+        talk=talk,
     )
 
 
-def _rehearse(plan: DataPlan, output: Path, device: str, workers: int, talk: Talk) -> None:
+def class_weights(plan: DataPlan) -> tuple[float, ...]:
+    """Return the weight of each class in the loss; empty where the recipe wants none.
+
+    Raises:
+        UsageError: There are not as many numbers as classes.
+    """
+    asked, classes = parse_class_weights(plan.recipe.class_weights), plan.classes
+    train = plan.splits["train"]
+    if asked == "balanced":
+        total = None
+        if classes.task == "multilabel":
+            total = sum(plan.survey.facts[pair.key].numbers[0].total() for pair in train)
+        return balanced_weights(doctor.class_pixels(plan.survey, train, classes), total)
+    weights = tuple(weight for weight in asked if isinstance(weight, float))
+    if weights and len(weights) != len(classes):
+        raise UsageError(
+            f"class_weights has {len(weights)} numbers for {len(classes)} classes: give one for "
+            f"each of {', '.join(classes.names)}, in this order, or `balanced`."
+        )
+    return weights
+
+
+def _rehearse(course: _Course, output: Path, talk: Talk) -> None:
     """Load, step, validate, save, load again, predict and report on a few chips; tell the cost."""
     talk.say("rehearsal: the whole chain on a few chips …")
     with tempfile.TemporaryDirectory(prefix=f"{files.TEMPORARY}rehearsal-", dir=output) as place:
         folder = Path(place)
-        history = _fit(plan, folder, device, workers, Talk(quiet=True), most_batches=_REHEARSED)
+        history = _fit(course, folder, Talk(quiet=True), most_batches=_REHEARSED)
         if history.interrupted:
             raise KeyboardInterrupt
-        _conclude(plan, history, folder, device, Talk(quiet=True), most=1)
+        _conclude(course, history, folder, Talk(quiet=True), most=1)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    plan = course.plan
     train, val = len(plan.loader("train")), len(plan.loader("val"))
     # A validation batch takes about a third of a training one: it has no way back.
     epoch = history.step_seconds * (train + val / 3)
@@ -214,19 +257,19 @@ def _rehearse(plan: DataPlan, output: Path, device: str, workers: int, talk: Tal
 
 
 def _conclude(
-    plan: DataPlan, history: History, run: Path, device: str, talk: Talk, most: int | None = None
+    course: _Course, history: History, run: Path, talk: Talk, most: int | None = None
 ) -> dict[str, Any]:
     """Score the validation split from the saved bundle, and write the report.
 
     Args:
-        plan: Of the data.
+        course: Of the training.
         history: Of the training.
         run: The run folder.
-        device: Where the net runs.
         talk: Where the progress goes.
         most: For a rehearsal: this many pairs at the most.
     """
-    predictor = Predictor.open(run, device)
+    plan = course.plan
+    predictor = load(run, device=course.device, encoder=copy.deepcopy(course.encoder))
     card = predictor.card
     pairs = plan.splits["val"][:most]
     answers = talk.track(scoring.answers(predictor, pairs), "validating", len(pairs))

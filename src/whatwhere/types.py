@@ -305,3 +305,49 @@ class Window:
             slice(self.row, self.row + self.height),
             slice(self.column, self.column + self.width),
         )
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What cutting images into windows has to know of a net.
+
+    Attributes:
+        stride: Windows must start at multiples of it [px].
+        margin: How far a pixel sees [px]; None where a layer looks at the whole window.
+        border: By how much the result is smaller than the window on each side [px].
+        remainder: What the sides of a window leave when divided by `stride` [px].
+    """
+
+    stride: int
+    margin: int | None
+    border: int = 0
+    remainder: int = 0
+
+    def window(self, side: int) -> int:
+        """Return the smallest side of a window whose result has at least `side` pixels."""
+        least = side + 2 * self.border - self.remainder
+        return -(-least // self.stride) * self.stride + self.remainder
+
+    def largest(self, most: int) -> int:
+        """Return the largest side of a window that is no longer than `most`; 0 if there is none."""
+        side = (most - self.remainder) // self.stride * self.stride + self.remainder
+        return side if side >= self.window(1) else 0
+
+    @classmethod
+    def from_json(cls, card: Mapping[str, Any]) -> Geometry:
+        """Read it back; raises `BundleError` where something is missing or out of its range."""
+        try:
+            margin = card["margin"]
+            found = cls(
+                int(card["stride"]),
+                None if margin is None else int(margin),
+                int(card["border"]),
+                int(card["remainder"]),
+            )
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise BundleError(f"the geometry cannot be read: {error!r}.") from error
+        if found.stride < 1 or min(found.margin or 0, found.border, found.remainder) < 0:
+            raise BundleError("the card holds a stride, margin or border out of its range.")
+        if found.remainder >= found.stride:
+            raise BundleError("the card holds a remainder that is not below its stride.")
+        return found

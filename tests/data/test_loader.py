@@ -26,7 +26,7 @@ from whatwhere.data.loader import (
 )
 from whatwhere.data.sources import Pair
 from whatwhere.errors import DataError
-from whatwhere.types import Bands, Classes, ClassInfo, Normalization
+from whatwhere.types import Bands, Classes, ClassInfo, Geometry, Normalization
 
 CLASSES = Classes(
     (
@@ -226,9 +226,9 @@ def test_what_an_image_lacks_to_a_chip_is_mirrored_and_does_not_count(
 
 
 def test_training_chips_come_at_a_multiple_of_the_stride(tmp_path: Path) -> None:
-    chips = cut(tmp_path, (20, 20), shape=(9, 9), stride=16)
+    chips = cut(tmp_path, (20, 20), shape=(9, 9), geometry=Geometry(16, 0))
     assert chips[0, 0]["image"].shape == (1, 16, 16) and chips[0, 0]["valid"].sum() == 81
-    chips = cut(tmp_path, (20, 20), shape=(9, 9), stride=16, training=False)
+    chips = cut(tmp_path, (20, 20), shape=(9, 9), geometry=Geometry(16, 0), training=False)
     assert chips[0, 0]["image"].shape == (1, 9, 9)
 
 

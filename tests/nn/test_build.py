@@ -24,9 +24,9 @@ def test_an_unknown_model_names_the_nearest() -> None:
         build_model("tutorail")
 
 
-def test_a_model_like_none_names_them_all() -> None:
-    with pytest.raises(UsageError, match=r"no model 'zzz'\. There are: tutorial\."):
-        build_model("zzz")
+def test_a_model_like_none_says_where_to_look() -> None:
+    with pytest.raises(UsageError, match=r"no model 'qqq'\. `whatwhere models` lists some\."):
+        build_model("qqq")
 
 
 def test_an_unknown_argument_names_the_nearest() -> None:
@@ -135,5 +135,7 @@ def test_the_geometry_of_a_foreign_net_is_not_known() -> None:
 
 
 def test_models_are_listed_by_pattern() -> None:
-    assert list_models() == list_models("tut*") == ["tutorial"]
-    assert list_models("x*") == []
+    assert list_models("tut*") == list_models("tutorial") == ["tutorial"]
+    assert list_models()[:2] == ["tutorial", "unet2015"] and "resnet34" in list_models()
+    assert list_models("resnet3*") == ["resnet32ts", "resnet33ts", "resnet34", "resnet34d"]
+    assert list_models("qqq*") == []

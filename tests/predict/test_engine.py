@@ -20,7 +20,7 @@ from whatwhere.errors import BundleError, NumericsError, ShapeError, UsageError
 from whatwhere.nn.build import build_model
 from whatwhere.predict.backends import TorchBackend, choose_device, open_backend
 from whatwhere.predict.engine import Predictor
-from whatwhere.types import Bands, Normalization
+from whatwhere.types import Bands, Geometry, Normalization
 
 
 def card(**changes: Any) -> Card:
@@ -28,7 +28,8 @@ def card(**changes: Any) -> Card:
         "model": "tutorial", "arguments": {}, "parameters": 1,
         "classes": find_classes([], "0=background,1=salt"), "bands": Bands(("grey",)),
         "normalization": Normalization((100.0,), (50.0,)), "resize": None, "chip_size": (32, 32),
-        "orientation": "upright", "stride": 16, "margin": 122, "thresholds": (0.5,), "scores": {},
+        "orientation": "upright", "geometry": Geometry(16, 122), "thresholds": (0.5,), "scores": {},
+        "pixel_size": None, "objects": {}, "self_test": {},
         "tuning": {}, "recipe": {}, "data": {}, "versions": {}, "created": "",
     }  # fmt: skip
     return Card(**{**lines, **changes})
@@ -82,10 +83,10 @@ def test_a_stretched_net_sees_its_size_and_answers_at_the_images() -> None:
 def test_large_images_are_cut_and_each_pixel_is_answered_from_its_own_place() -> None:
     backend = Recorder()
     image = np.random.default_rng(0).integers(0, 255, (1, 301, 417), dtype=np.uint8)
-    cut = Predictor(card(margin=20), backend, tile=128).probabilities(image)
+    cut = Predictor(card(geometry=Geometry(16, 20)), backend, tile=128).probabilities(image)
     assert len(backend.seen) > 4
     assert max(max(part.shape[2:]) for part in backend.seen) <= 128
-    whole = Predictor(card(margin=20), Recorder()).probabilities(image)
+    whole = Predictor(card(geometry=Geometry(16, 20)), Recorder()).probabilities(image)
     assert np.array_equal(cut, whole)
 
 

@@ -141,7 +141,7 @@ def test_epochs_see_other_changes_and_runs_see_the_same(tmp_path: Path) -> None:
 
 
 def test_few_steps_make_batch_norm_forget_faster_and_many_do_not() -> None:
-    from whatwhere.training import net_arguments
+    from whatwhere.nets import net_arguments
 
     assert net_arguments(Recipe(), 69)["bn_momentum"] == 0.99
     few = net_arguments(Recipe(), 9)["bn_momentum"]

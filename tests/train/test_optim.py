@@ -1,4 +1,4 @@
-"""KerasAdam against Keras' Adam and against the formula."""
+"""KerasAdam against Keras' Adam and against the formula; a recipe's optimiser."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from whatwhere.train.optim import KerasAdam
+from whatwhere.config import make_recipe
+from whatwhere.nn.build import build_model
+from whatwhere.nn.dynamic import DynamicUNet
+from whatwhere.train.optim import KerasAdam, make_optimizer, set_rate
 
 Array = NDArray[np.float64]
 
@@ -127,3 +131,108 @@ def test_a_closure_gives_the_gradients_and_its_loss_comes_back() -> None:
 
     assert adam.step(closure) == 9.0
     assert parameter.item() == pytest.approx(3.0 - 1e-3, abs=1e-6)
+
+
+class Body(nn.Module):
+    """A backbone of three levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 2, 2), nn.BatchNorm2d(b), nn.ReLU())
+            for a, b in ((1, 4), (4, 6), (6, 8))
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        maps = []
+        for level in self.levels:
+            image = level(image)
+            maps.append(image)
+        return maps
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    """One step for random images; dropout draws what it drew the last time."""
+    torch.manual_seed(seed)
+    optimizer.zero_grad()
+    net(torch.randn(2, 1, 32, 32)).square().mean().backward()
+    optimizer.step()
+
+
+def test_adam_with_one_group_steps_as_before_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    net = build_model("tutorial", 1, 1, n_filters=2)
+    twin = copy.deepcopy(net)
+    recipe = make_recipe(lr=0.01, beta_1=0.8)
+    plain = KerasAdam(twin.parameters(), lr=0.01, betas=(0.8, 0.999), epsilon=1e-7)
+    ours = make_optimizer(net, recipe)
+    for seed in range(3):
+        step(net, ours, seed)
+        step(twin, plain, seed)
+    pairs = zip(net.state_dict().values(), twin.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_adamw_is_torchs_and_decays_weights_alone() -> None:
+    torch.manual_seed(0)
+    net = build_model("tutorial", 1, 1, n_filters=2)
+    twin, start = copy.deepcopy(net), copy.deepcopy(net)
+    recipe = make_recipe(optimizer="adamw", weight_decay=0.1, lr=0.01, epsilon=1e-6)
+    modules = [m for m in twin.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    weights = [module.weight for module in modules]
+    others = [p for p in twin.parameters() if not any(p is w for w in weights)]
+    plain = torch.optim.AdamW(
+        [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        lr=0.01, eps=1e-6,
+    )  # fmt: skip
+    ours = make_optimizer(net, recipe)
+    for seed in range(3):
+        step(net, ours, seed)
+        step(twin, plain, seed)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name]), name
+
+    still = make_optimizer(start, recipe)
+    before = copy.deepcopy(start.state_dict())
+    for parameter in start.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    still.step()
+    for name, parameter in start.named_parameters():
+        share = 1 - 0.01 * 0.1 if parameter.ndim > 1 else 1
+        torch.testing.assert_close(parameter.detach(), before[name] * share)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_deeper_levels_learn_faster_and_the_decoder_fastest(optimizer: str) -> None:
+    """Adam's first step is as long as its rate, whatever the gradient."""
+    torch.manual_seed(0)
+    net = DynamicUNet(Body(), 1, 1)
+    recipe = make_recipe(
+        model="resnet18", optimizer=optimizer, encoder_lr=0.001, lr=0.02, epsilon=1e-30
+    )
+    ours = make_optimizer(net, recipe)
+    set_rate(ours, 0.01)
+    before = copy.deepcopy(net)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    ours.step()
+
+    def moved(name: str) -> float:
+        change = net.get_parameter(name) - before.get_parameter(name)
+        return -float(change.detach().mean())
+
+    for level, share in enumerate((0.001, 0.01, 0.1)):
+        for part in ("0.weight", "0.bias", "1.weight"):
+            found = moved(f"encoder.body.levels.{level}.{part}")
+            assert found == pytest.approx(0.01 * share, rel=0.05)
+    assert moved("head.weight") == pytest.approx(0.01, rel=1e-3)
+    assert moved("decoder.0.layers.0.weight") == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_backbone_with_a_share_of_zero_stands_still() -> None:
+    net = DynamicUNet(Body(), 1, 1)
+    start = copy.deepcopy(net)
+    step(net, make_optimizer(net, make_recipe(model="resnet18", encoder_lr=0.0)), 1)
+    for name, parameter in net.named_parameters():
+        still = torch.equal(parameter, start.get_parameter(name))
+        assert still == name.startswith("encoder."), name

@@ -1,4 +1,4 @@
-"""Plateau and Stopper against Keras' callbacks on the same loss curves."""
+"""Plateau and Stopper against Keras' callbacks, the rates of steps against torch's schedulers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from types import SimpleNamespace
 
 import keras
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from whatwhere.train.schedule import Plateau, Stopper
+from whatwhere.config import make_recipe
+from whatwhere.train.schedule import Plateau, Stopper, rate_at, steps_of
 
 # Losses are multiples of 2⁻¹⁶, which Keras' float32 holds exactly; 1e-4 lies between the sixth and
 # the seventh of them.
@@ -123,3 +125,71 @@ def test_defaults_are_those_of_the_tutorial() -> None:
     keras_plateau = keras.callbacks.ReduceLROnPlateau()
     assert plateau.min_delta == keras_plateau.min_delta
     assert stopper.min_delta == keras.callbacks.EarlyStopping().min_delta
+
+
+def test_a_patience_of_zero_never_stops() -> None:
+    assert last_of_ours([0.5 + 0.1 * i for i in range(100)], 0, 0.0) is None
+
+
+def rates_of_torch(scheduler: str, lr: float, count: int, **arguments: float) -> list[float]:
+    """The rates of a scheduler's first steps."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    follower = getattr(torch.optim.lr_scheduler, scheduler)(optimizer, **arguments)
+    rates = []
+    for _ in range(count):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        follower.step()
+    return rates
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(20, 0.1), (101, 0.3), (33, 0.5), (1000, 0.25)])
+def test_one_cycle_is_torchs(steps: int, warmup: float) -> None:
+    recipe = make_recipe(schedule="one_cycle", lr=0.02, warmup=warmup)
+    expected = rates_of_torch(
+        "OneCycleLR", 0.1, steps - 1, max_lr=0.02, total_steps=steps, pct_start=warmup,
+        div_factor=25, final_div_factor=1e4 / 25, cycle_momentum=False,
+    )  # fmt: skip
+    found = [rate_at(step, steps, recipe) for step in range(steps)]
+    assert found == pytest.approx([*expected, 0.02 / 1e4], rel=1e-9)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(20, 0.1), (101, 0.3), (40, 0.0)])
+def test_cosine_rises_along_a_line_and_falls_as_torchs(steps: int, warmup: float) -> None:
+    recipe = make_recipe(schedule="cosine", lr=0.02, warmup=warmup)
+    rise = int(warmup * steps)
+    up = rates_of_torch(
+        "LinearLR", 0.02, rise, start_factor=1 / (rise + 1), end_factor=1.0, total_iters=rise
+    )
+    down = rates_of_torch("CosineAnnealingLR", 0.02, steps - rise, T_max=steps - rise)
+    found = [rate_at(step, steps, recipe) for step in range(steps)]
+    assert found == pytest.approx([*up, *down], rel=1e-9)
+
+
+@given(
+    st.sampled_from(["cosine", "one_cycle"]),
+    st.integers(1, 300),
+    st.floats(0, 0.9),
+    st.floats(0, 1),
+)
+@settings(max_examples=200, deadline=None)
+def test_every_step_has_a_rate_and_no_rate_passes_lr(
+    schedule: str, steps: int, warmup: float, lr: float
+) -> None:
+    recipe = make_recipe(schedule=schedule, warmup=warmup, lr=lr)
+    rates = [rate_at(step, steps, recipe) for step in range(steps)]
+    assert all(0 <= rate <= lr for rate in rates)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rate_at(steps + 5, steps, recipe) == rates[-1]
+
+
+def test_the_plateau_begins_at_lr() -> None:
+    assert rate_at(7, 10, make_recipe(lr=0.3)) == 0.3
+
+
+def test_what_is_left_at_an_epochs_end_makes_a_step() -> None:
+    assert steps_of(7, make_recipe(epochs=3)) == 21
+    assert steps_of(7, make_recipe(epochs=3, accumulate=3)) == 9
+    assert steps_of(2, make_recipe(epochs=3, accumulate=8)) == 3

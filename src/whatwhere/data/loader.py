@@ -18,7 +18,10 @@ from whatwhere.data.sources import Pair
 from whatwhere.errors import DataError, ShapeError
 from whatwhere.io.image import read_image, resize_image, resize_nearest
 from whatwhere.machine import memory_mb
-from whatwhere.types import Bands, Classes, Image, Labels, Normalization, Valid, Window
+from whatwhere.tiling import mirror
+from whatwhere.types import Bands, Classes, Geometry, Image, Labels, Normalization, Valid, Window
+
+_PLAIN = Geometry(stride=1, margin=0)
 
 AUTO_CHIP = 256
 """The longest side of a chip when none is asked for [px]."""
@@ -118,6 +121,9 @@ class Chips(Dataset[Chip]):
     a chip, and a chip to a multiple of the net's stride, is mirrored and does not count; in
     training it lies on all sides by turns, so that the net learns edges at any distance from its
     own.
+
+    A net whose result is smaller than what it is given gets chips with that border around them: the
+    image's own pixels, mirrored beyond its edges, which do not count.
     """
 
     def __init__(
@@ -129,7 +135,7 @@ class Chips(Dataset[Chip]):
         *,
         seed: int,
         training: bool,
-        stride: int = 1,
+        geometry: Geometry = _PLAIN,
         cache_mb: int | None = None,
     ) -> None:
         """Plan the chips; nothing is read yet.
@@ -141,13 +147,16 @@ class Chips(Dataset[Chip]):
             shape: (height, width) of a chip [px].
             seed: What the places are drawn from.
             training: Whether places are drawn, or a lattice is cut.
-            stride: Training chips come as arrays of a multiple of this [px].
+            geometry: Of the net: training chips come as arrays of a size that it takes.
             cache_mb: Memory for images kept after the first reading, in each process that reads;
                 None takes a quarter of what is free.
         """
         self.pairs, self.reader, self.shape = list(pairs), reader, shape
-        step = stride if training else 1
-        self.padded = (-(-shape[0] // step) * step, -(-shape[1] // step) * step)
+        self.border = geometry.border
+        fitted = training or self.border  # the others are mirrored up by the net itself
+        self.padded = tuple(
+            geometry.window(side) - 2 * self.border if fitted else side for side in shape
+        )
         self.seed, self.training = seed, training
         self.plan = [
             (i, window)
@@ -169,10 +178,17 @@ class Chips(Dataset[Chip]):
         if self.training:
             window, before = self._place(image.shape[-2:], epoch, index)
         rows, columns = window.slices
+        size = (self.padded[0] + 2 * self.border, self.padded[1] + 2 * self.border)
+        first = (before[0] + self.border, before[1] + self.border)
+        valid = _surround(valid[rows, columns], size, first)
+        if self.border:  # what lies around the chip is there to be seen
+            first = (first[0] - window.row, first[1] - window.column)
+        else:
+            image, labels = image[:, rows, columns], labels[..., rows, columns]
         return Chip(
-            image=_mirror(image[:, rows, columns], self.padded, before),
-            labels=_mirror(labels[..., rows, columns], self.padded, before).astype(np.int64),
-            valid=_surround(valid[rows, columns], self.padded, before),
+            image=mirror(image, size, first),
+            labels=mirror(labels, size, first).astype(np.int64),
+            valid=valid,
             index=index,
             epoch=epoch,
         )
@@ -288,17 +304,6 @@ def make_loader(
         # A forked process would inherit torch's threads half-way through; spawn works everywhere.
         multiprocessing_context="spawn" if workers else None,
     )
-
-
-def _mirror(values: NDArray[Any], shape: tuple[int, int], before: tuple[int, int]) -> NDArray[Any]:
-    """Mirror the last two axes at both ends to this shape, so many pixels before the first one."""
-    for axis, side, start in ((-2, shape[0], before[0]), (-1, shape[1], before[1])):
-        old = values.shape[axis]
-        if old < side:
-            period = max(2 * (old - 1), 1)
-            index = np.abs(np.arange(side) - start) % period
-            values = np.take(values, np.minimum(index, period - index), axis=axis)
-    return np.ascontiguousarray(values)
 
 
 def _surround(valid: Valid, shape: tuple[int, int], before: tuple[int, int]) -> Valid:

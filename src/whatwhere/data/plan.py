@@ -23,7 +23,7 @@ from whatwhere.io.image import read_image
 from whatwhere.machine import memory_mb
 from whatwhere.notation import parse_size, parse_split
 from whatwhere.talk import Talk
-from whatwhere.types import Bands, Classes, Orientation, Valid
+from whatwhere.types import Bands, Classes, Geometry, Orientation, Valid
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,15 @@ class DataPlan:
     def orientation(self) -> Orientation:
         return "free" if self.recipe.orientation == "free" else "upright"
 
-    def loader(self, split: Split, workers: int = 0, stride: int = 1) -> DataLoader[Any]:
+    def loader(
+        self, split: Split, workers: int = 0, geometry: Geometry | None = None
+    ) -> DataLoader[Any]:
         """Return the batches of a split; those of `train` are shuffled and augmented.
 
         Args:
             split: Which one.
             workers: Processes that read ahead; 0 reads in this one.
-            stride: Of the net [px].
+            geometry: Of the net; None for one that takes any size.
         """
         recipe, training = self.recipe, split == "train"
         chips = Chips(
@@ -66,7 +68,7 @@ class DataPlan:
             self.shape,
             seed=recipe.seed,
             training=training,
-            stride=stride,
+            geometry=geometry or Geometry(stride=1, margin=0),
             cache_mb=(memory_mb() or 4096) // 4 // max(workers, 1),
         )
         augmentation = Augmentation(

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from whatwhere.bundle import Bundle, Tensors
+from whatwhere.bundle import Bundle, Card, Tensors
 from whatwhere.errors import BundleError, NumericsError, UsageError, WhatwhereError
 from whatwhere.types import Task
 
@@ -25,8 +25,13 @@ class TorchBackend:
 
     def __init__(self, net: Any, task: Task, device: str = "cpu") -> None:
         """Take a module that gives logits; it is put on the device and into evaluation mode."""
-        self.net = net.to(device).eval()
-        self.task, self.device = task, device
+        self.net = net.eval()
+        self.task = task
+        self.to(device)
+
+    def to(self, device: str) -> None:
+        """Move the net to `cpu`, `cuda` or `mps`."""
+        self.net, self.device = self.net.to(device), device
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn `(N, C, H, W)` into probabilities `(N, K, H, W)`.
@@ -46,32 +51,90 @@ class TorchBackend:
         return result
 
 
-def open_backend(bundle: Bundle, device: str = "auto") -> TorchBackend:
-    """Build the net of a bundle and load its weights.
+def open_backend(bundle: Bundle, device: str = "auto", encoder: Any = None) -> TorchBackend:
+    """Build the net of a bundle, load its weights, and ask it what it answered when it was saved.
+
+    Nothing is fetched, and no code of the bundle is run.
+
+    Args:
+        bundle: What was loaded.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        encoder: The module that gives the feature maps, where the net was trained on one of the
+            user's own.
 
     Raises:
-        BundleError: The weights do not belong to the architecture the card names.
+        BundleError: The weights do not belong to the architecture the card names, or the net does
+            not answer as it did.
         UsageError: There is no such device.
     """
-    import torch
-
-    from whatwhere.nn.build import build_model
+    from whatwhere.nn.build import build_light, build_model
 
     card = bundle.card
-
-    def build(device: str) -> Any:
-        with torch.device(device):
-            return build_model(
-                card.model, len(card.bands), card.classes.n_outputs, **card.arguments
-            )
-
+    if card.model.startswith(OWN) and encoder is None:
+        raise BundleError(
+            f"the net was trained on an encoder of its own, {card.model.removeprefix(OWN)}. Pass "
+            "it: whatwhere.load(PATH, encoder=…)."
+        )
+    named = encoder if card.model.startswith(OWN) else card.model
+    sizes = (len(card.bands), card.classes.n_outputs)
     try:
-        check_shapes(build("meta"), bundle.weights)  # before memory is taken for it
-        net = build("cpu")
+        if encoder is None:  # before memory is taken for it
+            check_shapes(build_light(card.model, *sizes, **card.arguments), bundle.weights)
+        net = build_model(named, *sizes, **card.arguments)
     except (WhatwhereError, TypeError) as error:
         raise BundleError(f"the bundle's net cannot be built: {error}") from error
     load_weights(net, bundle.weights)
-    return TorchBackend(net, card.classes.task, choose_device(device))
+    backend = TorchBackend(net, card.classes.task)
+    if card.self_test:
+        check_answers(backend, card)
+    backend.to(choose_device(device))
+    return backend
+
+
+OWN = "own:"
+"""A card's model starts with this where the encoder is the user's, and not of a library."""
+
+_TOLERANCE = 1e-3
+
+
+def note_answers(backend: Backend, card: Card) -> dict[str, Any]:
+    """Return what a net answers to seeded noise: a card's `self_test`.
+
+    Args:
+        backend: Runs the net.
+        card: Its bands and geometry are used.
+    """
+    side = card.geometry.window(32)
+    noise = np.random.Generator(np.random.Philox(key=[0, 5]))
+    image = noise.standard_normal((1, len(card.bands), side, side)).astype(np.float32)
+    answer = backend.run(image).astype(np.float64).ravel()
+    places = np.linspace(0, len(answer) - 1, 16).round().astype(int)
+    return {
+        "seed": 0,
+        "side": side,
+        "values": [round(value, 6) for value in answer[places].tolist()],
+        "mean": round(float(answer.mean()), 6),
+        "tolerance": _TOLERANCE,
+    }
+
+
+def check_answers(backend: Backend, card: Card) -> None:
+    """Raise `BundleError` if the net does not answer to the noise as the card says."""
+    told, now = card.self_test, note_answers(backend, card)
+    try:
+        if told["seed"] != now["seed"] or told["side"] != now["side"]:
+            raise ValueError(f"seed {told['seed']}, side {told['side']}")
+        wanted = np.array([*told["values"], told["mean"]], dtype=np.float64)
+        off = float(np.abs(wanted - np.array([*now["values"], now["mean"]])).max())
+        allowed = min(float(told["tolerance"]), 0.1)
+    except (LookupError, TypeError, ValueError) as error:
+        raise BundleError(f"the card's self-test cannot be read: {error!r}.") from error
+    if not off <= allowed:
+        versions = ", ".join(f"{name} {number}" for name, number in card.versions.items())
+        raise BundleError(
+            f"the net does not answer as it did when it was saved (off by {off:.3g}, {allowed:g} "
+            f"is allowed): the libraries here build another one. It was saved with {versions}."
+        )
 
 
 def check_shapes(net: Any, weights: Tensors) -> None:

@@ -8,42 +8,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whatwhere.bundle import Card, load
+from whatwhere import bundle
+from whatwhere.bundle import Card
 from whatwhere.errors import DataError, NumericsError, ShapeError
 from whatwhere.io.image import read_image, resize_image
 from whatwhere.predict.backends import Backend, open_backend
 from whatwhere.predict.decide import decide
-from whatwhere.tiling import tiles
-from whatwhere.types import Image, Labels, Valid
+from whatwhere.tiling import frames, mirror, tiles
+from whatwhere.types import Geometry, Image, Labels, Valid
 
-TILE = 1024
-"""The longest side of what the net sees at once [px]."""
+CORE = 1024
+"""The longest side of what the net sees at once [px], where it does not see far."""
+
+BLIND_MARGIN = 128
+"""The halo of tiles for a net that looks at the whole tile [px]: seams are small, not absent."""
 
 
 class Predictor:
     """A trained net, ready for images of any size."""
 
-    def __init__(self, card: Card, backend: Backend, tile: int = TILE) -> None:
+    def __init__(self, card: Card, backend: Backend, tile: int = 0) -> None:
         """Join a card and an engine.
 
         Args:
             card: The bundle's.
             backend: Runs the bundle's net.
             tile: The longest side of what the net sees at once [px]; longer images are cut so that
-                no seam shows.
+                no seam shows. 0 takes 1,024 px, or what a net that sees far needs.
         """
         self.card, self.backend, self.tile = card, backend, tile
+        self.approximate = False  # whether an image was cut for a net that looks at whole tiles
 
     @classmethod
-    def open(cls, path: str | Path, device: str = "auto", tile: int = TILE) -> Predictor:
+    def open(cls, path: str | Path, device: str = "auto", tile: int = 0) -> Predictor:
         """Load a run.
 
         Raises:
             BundleError: It is missing or damaged.
             UsageError: There is no such device.
         """
-        bundle = load(Path(path))
-        return cls(bundle.card, open_backend(bundle, device), tile)
+        return load(path, device=device, tile=tile)
+
+    @property
+    def net(self) -> Any:
+        """The torch module, in evaluation mode; None with an engine that has none."""
+        return getattr(self.backend, "net", None)
 
     def probabilities(self, pixels: NDArray[Any], valid: Valid | None = None) -> Image:
         """Return the probabilities of an image, at its own size.
@@ -92,16 +101,79 @@ class Predictor:
 
     def _tiled(self, image: Image) -> Image:
         _, height, width = image.shape
-        if max(height, width) <= self.tile:
+        shape = self.card.geometry
+        tile = self.tile or usual_tile(shape)
+        if shape.border:
+            return self._framed(image, tile)
+        if max(height, width) <= tile:
             whole: Image = self.backend.run(image[None])[0]
             return whole
+        margin = shape.margin
+        if margin is None:
+            self.approximate, margin = True, min(BLIND_MARGIN, tile // 4)
         result: Image | None = None
-        for tile in tiles(height, width, self.tile, self.card.stride, self.card.margin):
-            rows, columns = tile.window.slices
+        for one in tiles(height, width, tile, shape.stride, margin):
+            rows, columns = one.window.slices
             part = self.backend.run(np.ascontiguousarray(image[None, :, rows, columns]))[0]
             if result is None:
                 result = np.empty((len(part), height, width), dtype=np.float32)
-            result[(slice(None), *tile.core.slices)] = part[(slice(None), *tile.inner.slices)]
-        if result is None:
-            raise ShapeError(f"an image of {height}×{width} px has nothing to predict.")
-        return result
+            result[(slice(None), *one.core.slices)] = part[(slice(None), *one.inner.slices)]
+        return _require(result, height, width)
+
+    def _framed(self, image: Image, tile: int) -> Image:
+        """The overlap-tile strategy: mirrored borders around the image, and windows that overlap.
+
+        Source: Ronneberger, Fischer and Brox, "U-Net", 2015, figure 2.
+        """
+        _, height, width = image.shape
+        shape, border = self.card.geometry, self.card.geometry.border
+        size = (shape.window(height), shape.window(width))
+        extended = mirror(image, size, (border, border))
+        result: Image | None = None
+        for row, rows, kept_rows in frames(height, tile, shape):
+            for column, columns, kept_columns in frames(width, tile, shape):
+                window = extended[None, :, row : row + rows, column : column + columns]
+                part = self.backend.run(np.ascontiguousarray(window))[0]
+                if result is None:
+                    result = np.empty((len(part), height, width), dtype=np.float32)
+                core = (slice(row, row + kept_rows), slice(column, column + kept_columns))
+                result[(slice(None), *core)] = part[:, :kept_rows, :kept_columns]
+        return _require(result, height, width)
+
+
+def load(
+    path: str | Path, *, device: str = "auto", tile: int = 0, encoder: Any = None
+) -> Predictor:
+    """Load a trained net: a run folder, its bundle, or the bundle's card.
+
+    Nothing is fetched and no code of the file is run.
+
+    Args:
+        path: What `whatwhere train` made.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
+        encoder: The module that gives the feature maps, if the net was trained on one of your own.
+
+    Returns:
+        A predictor: `predict(pixels)`, `probabilities(pixels)`, `net` (the torch module), `card`.
+
+    Raises:
+        BundleError: It is missing, damaged, of a newer version, or answers otherwise than it did.
+        UsageError: There is no such device.
+    """
+    found = bundle.load(Path(path))
+    return Predictor(found.card, open_backend(found, device, encoder), tile)
+
+
+def usual_tile(geometry: Geometry) -> int:
+    """Return the side of tiles when none is asked for [px]: room for a core of at least 1,024."""
+    if geometry.border:
+        return geometry.largest(CORE)
+    halo = -(-(geometry.margin or 0) // geometry.stride) * geometry.stride
+    return max(CORE, 2 * halo + CORE) if halo * 2 + geometry.stride > CORE // 2 else CORE
+
+
+def _require(result: Image | None, height: int, width: int) -> Image:
+    if result is None:
+        raise ShapeError(f"an image of {height}×{width} px has nothing to predict.")
+    return result

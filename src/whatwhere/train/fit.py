@@ -7,7 +7,7 @@ import io
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,20 +22,30 @@ from torch.utils.data import DataLoader
 
 from whatwhere import files
 from whatwhere.config import Recipe
-from whatwhere.errors import NumericsError
+from whatwhere.errors import NumericsError, UsageError
 from whatwhere.machine import keep_pages, threads
 from whatwhere.metrics import scores
 from whatwhere.talk import Talk
+from whatwhere.train.callbacks import Averaging, Rates, Resting
 from whatwhere.train.module import Segmentation
-from whatwhere.train.schedule import Plateau, Stopper
+from whatwhere.train.optim import set_rate
+from whatwhere.train.schedule import Plateau, Stopper, steps_of
+from whatwhere.train.warnings import Advice, Signs
 from whatwhere.types import Task
 
 Weights = dict[str, NDArray[Any]]
 
+_PRECISIONS: Mapping[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_LOW = 0.01
+
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the log. Losses are means over valid pixels; scores are of the chips."""
+    """One line of the log. Losses are means over valid pixels; scores are of the chips.
+
+    `lr` is the highest group's at the epoch's last step. Where weights are averaged, `val_loss` and
+    the scores are the average's.
+    """
 
     epoch: int
     seconds: float
@@ -70,7 +80,7 @@ class History:
 
 
 class _Watch(pl.Callback):
-    """Follows the epochs: keeps the best weights, lowers the rate, stops, logs, tells."""
+    """Follows the epochs: keeps the best weights, lowers the rate, stops, logs, tells, warns."""
 
     def __init__(
         self,
@@ -79,8 +89,11 @@ class _Watch(pl.Callback):
         talk: Talk,
         log: Path | None,
         on_best: Callable[[Weights, Epoch], None],
+        averaging: Averaging,
+        advice: Advice,
     ) -> None:
         self.recipe, self.talk, self.log_file, self.on_best = recipe, talk, log, on_best
+        self.averaging, self.advice, self.rate = averaging, advice, recipe.lr
         self.plateau = Plateau(
             recipe.lr_factor, recipe.lr_patience, recipe.lr_min_delta, recipe.min_lr
         )
@@ -112,17 +125,17 @@ class _Watch(pl.Callback):
             self._bar = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Runs after the validation and after the module's own hook."""
+        """Runs after the validation."""
         self.close_bar()
         if not isinstance(pl_module, Segmentation):
             raise TypeError(f"{type(pl_module).__name__} was not made here.")
         loss, counts = pl_module.validation["loss"], pl_module.validation["counts"]
         found = scores(counts)
-        groups = trainer.optimizers[0].param_groups
+        optimizer = trainer.optimizers[0]
         row = Epoch(
             epoch=trainer.current_epoch + 1,
             seconds=round(time.monotonic() - self.started, 2),
-            lr=groups[0]["lr"],
+            lr=max(group["lr"] for group in optimizer.param_groups),
             train_loss=pl_module.train_loss,
             val_loss=loss,
             val_mean_iou=found.mean_iou,
@@ -132,16 +145,30 @@ class _Watch(pl.Callback):
         self.epochs.append(row)
         if row.best:
             self.best = loss
-            self.on_best(weights_of(pl_module.net), row)
+            state = self.averaging.state() or pl_module.net.state_dict()
+            self.on_best(weights_of(state), row)
         self._tell(row)
-        rate = self.plateau.next_lr(loss, row.lr)
-        if rate != row.lr:
-            self.talk.say(f"  no better for {self.recipe.lr_patience} epochs: lr {rate:.3g} now")
-        for group in groups:
-            group["lr"] = rate
+        signs = Signs(row.epoch, row.train_loss, counts, pl_module.shown, self._at_floor(row.lr))
+        for warning in self.advice.see(signs):
+            self.talk.say(f"warning  {warning}")
+        if self.recipe.schedule == "plateau":
+            self._lower_rate(optimizer, loss)
         if self.stopper.should_stop(loss):
             self.stopped = f"the validation loss was no better for {self.stopper.bad} epochs"
             trainer.should_stop = True
+
+    def _lower_rate(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
+        rate = self.plateau.next_lr(loss, self.rate)
+        if rate != self.rate:
+            self.talk.say(f"  no better for {self.recipe.lr_patience} epochs: lr {rate:.3g} now")
+        self.rate = rate
+        set_rate(optimizer, rate)
+
+    def _at_floor(self, rate: float) -> bool:
+        """Whether the rate is as low as it gets; a cycle's end counts, from a hundredth on."""
+        if self.recipe.schedule == "plateau":
+            return self.rate <= self.recipe.min_lr
+        return rate <= _LOW * self.recipe.lr
 
     def _tell(self, row: Epoch) -> None:
         if self.log_file is not None:
@@ -167,11 +194,14 @@ def fit(
     log: Path | None = None,
     device: str = "cpu",
     most_batches: int | None = None,
+    class_weights: Sequence[float] = (),
+    class_names: Sequence[str] = (),
 ) -> History:
     """Train a net; its weights are those of the last epoch afterwards, the best went to `on_best`.
 
     Two calls with one net, recipe and data give the same weights, bit for bit, on one processor
-    with one torch and one number of threads.
+    with one torch and one number of threads. Where the recipe averages weights, validation is the
+    average's, and `on_best` gets the average; the net keeps its own.
 
     Args:
         net: Gives logits.
@@ -182,43 +212,41 @@ def fit(
         n_classes: Classes of the table, the background included.
         on_best: Gets a copy of the weights and the epoch each time the validation loss is lower
             than ever.
-        talk: Where lines and bars go.
+        talk: Where lines, warnings and bars go.
         log: A CSV file, one line for each epoch; None keeps none.
         device: `cpu`, `cuda` or `mps`.
-        most_batches: For a rehearsal: this many batches at the most, and one epoch.
+        most_batches: For a rehearsal: this many batches at the most, and one epoch, in which a
+            backbone does not rest: that is what takes the most time and memory.
+        class_weights: One for each class, for the loss; empty for none.
+        class_names: What warnings call the classes.
 
     Raises:
+        UsageError: The loss cannot be built, or the device does not have the precision.
         NumericsError: A loss is not finite.
         OutputError: The log or what `on_best` writes cannot be written.
     """
+    check_precision(recipe, device)
     keep_pages()
     torch.set_num_threads(threads())
     torch.manual_seed(recipe.seed)
-    steps = min(len(train), most_batches or len(train))
-    watch = _Watch(recipe, steps, talk, log, on_best)
-    module = Segmentation(net, recipe, task, n_classes)
+    module = Segmentation(net, recipe, task, n_classes, class_weights)
+    batches = min(len(train), most_batches or len(train))
+    steps = steps_of(batches, recipe)
+    averaging = Averaging(net, recipe.ema * steps)
+    watch = _Watch(recipe, batches, talk, log, on_best, averaging, Advice(task, class_names))
+    resting = Resting(net, 0 if most_batches else recipe.freeze_epochs, talk)
+    callbacks = [resting, Rates(recipe, steps), averaging, watch]
+    interrupted = False
     with _quiet_lightning():
-        trainer = pl.Trainer(
-            max_epochs=1 if most_batches else recipe.epochs,
-            accelerator="gpu" if device == "cuda" else device,
-            devices=1,
-            limit_train_batches=most_batches or 1.0,
-            limit_val_batches=most_batches or 1.0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            callbacks=[watch],
-        )
-        interrupted = False
+        trainer = _trainer(recipe, device, most_batches, callbacks)
         try:
             trainer.fit(module, train, val)
         except (KeyboardInterrupt, SystemExit):
             interrupted = True  # Lightning turns Ctrl-C into an exit
         finally:
             watch.close_bar()
+            averaging.leave()
+            resting.end()
     net.cpu()
     if not watch.epochs and interrupted:
         raise KeyboardInterrupt
@@ -229,9 +257,41 @@ def fit(
     return History(tuple(watch.epochs), stopped, usual, interrupted)
 
 
-def weights_of(net: nn.Module) -> Weights:
-    """Return a copy of all weights and running statistics."""
-    return {name: np.array(t.detach().cpu().numpy()) for name, t in net.state_dict().items()}
+def check_precision(recipe: Recipe, device: str) -> None:
+    """Raise `UsageError` where a device cannot train in the recipe's precision."""
+    if recipe.precision == "16" and device == "cpu":
+        raise UsageError(
+            "--precision 16 is not for the processor, which would be slow and inexact. Take bf16 "
+            "or 32, or --device cuda."
+        )
+
+
+def _trainer(
+    recipe: Recipe, device: str, most_batches: int | None, callbacks: list[pl.Callback]
+) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=1 if most_batches else recipe.epochs,
+        accelerator="gpu" if device == "cuda" else device,
+        devices=1,
+        precision=_PRECISIONS[recipe.precision],
+        accumulate_grad_batches=recipe.accumulate,
+        gradient_clip_val=recipe.clip or None,
+        gradient_clip_algorithm="norm",
+        limit_train_batches=most_batches or 1.0,
+        limit_val_batches=most_batches or 1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+    )
+
+
+def weights_of(state: Mapping[str, torch.Tensor]) -> Weights:
+    """Return a copy of a `state_dict`: all weights and running statistics."""
+    return {name: np.array(tensor.detach().cpu().numpy()) for name, tensor in state.items()}
 
 
 def to_csv(epochs: list[Epoch]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,48 +13,93 @@ from torch import Tensor, nn
 from whatwhere.config import Recipe
 from whatwhere.data.loader import Batch
 from whatwhere.errors import NumericsError
-from whatwhere.losses import masked_mean, pixel_losses
-from whatwhere.train.optim import KerasAdam
+from whatwhere.losses import build_loss, match
+from whatwhere.train.optim import make_optimizer
 from whatwhere.types import Task
 
 
 class Segmentation(pl.LightningModule):
     """A net, its loss and its optimiser.
 
-    After each validation `validation` holds `loss` (the mean over all valid pixels of the split)
-    and `counts`, the confusion matrix at a threshold of 0.5, as `metrics.scores` takes it.
+    After each validation `validation` holds `loss` and `counts`, the confusion matrix at a
+    threshold of 0.5, as `metrics.scores` takes it. The losses of an epoch and of a split are means
+    over their valid pixels: each batch weighs as its valid pixels. For losses that are means over
+    pixels that is the mean over all of them; Dice, Tversky and Lovász are of one batch each, and
+    depend on how the split is cut into batches.
     """
 
-    def __init__(self, net: nn.Module, recipe: Recipe, task: Task, n_classes: int) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        recipe: Recipe,
+        task: Task,
+        n_classes: int,
+        class_weights: Sequence[float] = (),
+    ) -> None:
         """Take what is trained.
 
         Args:
-            net: Gives logits `(N, K, H, W)`.
-            recipe: Whose learning rate and betas are used.
+            net: Gives logits `(N, K, H, W)`, or smaller ones of the middle.
+            recipe: Whose loss and optimiser are used.
             task: What the logits mean.
             n_classes: Classes of the table, the background included.
+            class_weights: Of the loss, as `losses.build_loss` takes them.
+
+        Raises:
+            UsageError: The loss cannot be built.
         """
         super().__init__()
         self.net, self.recipe, self.task, self.n_classes = net, recipe, task, n_classes
+        self.loss = build_loss(recipe.loss, task, class_weights)
         self.validation: dict[str, Any] = {}
         self._sums = [0.0, 0.0]
         self._counts: Tensor | None = None
+        self._shown: Tensor | None = None
 
     def on_train_epoch_start(self) -> None:
         self._sums = [0.0, 0.0]
 
-    def training_step(self, batch: Batch, _number: int) -> Tensor:
-        losses = pixel_losses(self.net(batch["image"]), batch["labels"], self.task)
-        loss, count = masked_mean(losses, batch["valid"])
+    def measure(self, batch: Batch) -> tuple[Tensor, int, Tensor]:
+        """Return a batch's loss, how many pixels counted, and the logits.
+
+        The loss is computed in 32 bits, whatever the precision of the net.
+        """
+        logits = self.net(batch["image"])
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.float()
+            loss, count = self.loss(logits, batch["labels"], batch["valid"])
+        return loss, int(count), logits
+
+    def training_step(self, batch: Batch, number: int) -> Tensor:
+        loss, count, logits = self.measure(batch)
         value = float(loss.detach())
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             raise NumericsError(
                 f"the training loss is {value} at step {self.global_step}. The last good weights "
                 "are kept; try a smaller --lr, and look at the images with `whatwhere inspect`."
             )
-        self._sums[0] += value * int(count)
-        self._sums[1] += int(count)
-        return loss
+        self._sums[0] += value * count
+        self._sums[1] += count
+        if self.current_epoch == 0:
+            shown = _shown(*match(logits, batch["labels"], batch["valid"]), self.n_classes)
+            self._shown = shown if self._shown is None else self._shown + shown
+        if self.recipe.accumulate == 1:
+            return loss
+        return loss * self._of_last_step(number)
+
+    def _of_last_step(self, number: int) -> float:
+        """What makes up for an epoch's last step, which may have fewer batches.
+
+        Lightning divides each loss by `accumulate`, so that a step's gradient is the mean over its
+        batches; for that step too the sum has to be divided by the number of its own.
+        """
+        size, total = self.recipe.accumulate, int(self.trainer.num_training_batches)
+        return size / (total % size) if number >= total - total % size else 1.0
+
+    @property
+    def shown(self) -> list[int]:
+        """How many pixels of each class the first epoch's chips had."""
+        return [] if self._shown is None else [int(count) for count in self._shown]
 
     @property
     def train_loss(self) -> float:
@@ -64,12 +111,11 @@ class Segmentation(pl.LightningModule):
         self._counts = None
 
     def validation_step(self, batch: Batch, _number: int) -> None:
-        logits = self.net(batch["image"])
-        losses = pixel_losses(logits, batch["labels"], self.task)
-        loss, count = masked_mean(losses, batch["valid"])
-        self._val_sums[0] += float(loss) * int(count)
-        self._val_sums[1] += int(count)
-        counts = _confusion(logits, batch["labels"], batch["valid"], self.task, self.n_classes)
+        loss, count, logits = self.measure(batch)
+        self._val_sums[0] += float(loss) * count
+        self._val_sums[1] += count
+        labels, valid = match(logits, batch["labels"], batch["valid"])
+        counts = _confusion(logits, labels, valid, self.task, self.n_classes)
         self._counts = counts if self._counts is None else self._counts + counts
 
     def on_validation_epoch_end(self) -> None:
@@ -83,13 +129,14 @@ class Segmentation(pl.LightningModule):
         self.validation = {"loss": loss, "counts": counts}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        recipe = self.recipe
-        return KerasAdam(
-            self.net.parameters(),
-            lr=recipe.lr,
-            betas=(recipe.beta_1, recipe.beta_2),
-            epsilon=recipe.epsilon,
-        )
+        return make_optimizer(self.net, self.recipe)
+
+
+def _shown(labels: Tensor, valid: Tensor, n_classes: int) -> Tensor:
+    """Count the valid pixels of each class, or of each label of a multi-label task."""
+    if labels.ndim == 4:
+        return (labels.bool() & valid.unsqueeze(1)).sum(dim=(0, 2, 3))
+    return torch.bincount(labels[valid], minlength=n_classes)
 
 
 def _confusion(logits: Tensor, labels: Tensor, valid: Tensor, task: Task, n_classes: int) -> Tensor:

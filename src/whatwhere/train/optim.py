@@ -1,4 +1,4 @@
-"""Adam as Keras computes it."""
+"""Adam as Keras computes it, and the optimiser of a recipe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim import Adam
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from whatwhere.config import Recipe
+from whatwhere.nn.build import depth_groups
 
 
 class KerasAdam(Adam):
@@ -52,3 +56,48 @@ class KerasAdam(Adam):
         with torch.enable_grad():
             loss: float | None = super().step(closure)
         return loss
+
+
+def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
+    """Return the recipe's optimiser of a net, with a rate for each depth.
+
+    The parameter groups go from a backbone's first level to its last, the decoder and the head
+    last. Each has a key `share`, and its rate is `share · lr`: 1 for the last group, `encoder_lr`
+    for the first, and each one between is as many times the one before as all others are (all 0
+    but the last where `encoder_lr` is 0). AdamW has two groups for each depth: its decay is for
+    weights of two and more dimensions; norms and biases do not decay. Its epsilon is where torch
+    has it, inside the bias correction.
+
+    Source: Kingma and Ba, "Adam", 2015; Loshchilov and Hutter, "Decoupled Weight Decay
+    Regularization", 2019; Howard and Ruder, "ULMFiT", 2018, section 3.2, for rates by depth.
+
+    Args:
+        net: All of its parameters are taken, also those that rest for now.
+        recipe: Its optimiser, betas, epsilon, decay and rates count.
+    """
+    depths = [group for group in depth_groups(net) if group]
+    groups: list[dict[str, Any]] = []
+    for parameters, share in zip(depths, _shares(len(depths), recipe.encoder_lr), strict=True):
+        common = {"share": share, "lr": recipe.lr * share}
+        if recipe.optimizer == "adam":
+            groups.append({"params": parameters, **common})
+            continue
+        for decays, decay in ((False, 0.0), (True, recipe.weight_decay)):
+            some = [p for p in parameters if (p.ndim > 1) == decays]
+            if some:
+                groups.append({"params": some, "weight_decay": decay, **common})
+    betas = (recipe.beta_1, recipe.beta_2)
+    if recipe.optimizer == "adam":
+        return KerasAdam(groups, lr=recipe.lr, betas=betas, epsilon=recipe.epsilon)
+    return AdamW(groups, lr=recipe.lr, betas=betas, eps=recipe.epsilon)
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give each group of `make_optimizer` its share of a rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+
+
+def _shares(count: int, first: float) -> list[float]:
+    """Return numbers that go geometrically from the first one to 1."""
+    return [first ** (1 - i / (count - 1)) for i in range(count - 1)] + [1.0]

@@ -1,9 +1,60 @@
-"""When the learning rate falls and when training stops, counted as Keras counts."""
+"""When the learning rate changes and when training stops.
+
+What follows the validation loss is counted as Keras counts; what follows the steps is set before.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+
+from whatwhere.config import Recipe
+
+_START, _END = 1 / 25, 1e-4  # of one cycle, as shares of the highest rate
+
+
+def steps_of(batches: int, recipe: Recipe) -> int:
+    """Return how many steps a whole training has, for epochs of so many batches.
+
+    Each `accumulate` batches make one step; what is left at an epoch's end makes one too.
+    """
+    return math.ceil(batches / recipe.accumulate) * recipe.epochs
+
+
+def rate_at(step: int, steps: int, recipe: Recipe) -> float:
+    """Return the learning rate of a step.
+
+    `cosine`: over `warmup · steps` steps the rate rises along a line, of which the step before the
+    first would be 0, to `lr`; then it falls along half a cosine, of which the step after the last
+    would be 0. `one_cycle`: over `warmup · steps` steps the rate rises along half a cosine from
+    `lr / 25` to `lr`; then it falls along another one to `lr / 10000` at the last step. `plateau`:
+    `lr`; what happens on a plateau is not known before. `min_lr` is the plateau's alone.
+
+    Source: Loshchilov and Hutter, "SGDR", 2017, equation 5 without restarts; Smith and Topin,
+    "Super-Convergence", 2018, with the two cosines of torch's OneCycleLR.
+
+    Args:
+        step: Of the optimiser, from 0; what lies past the last step has the last one's rate.
+        steps: Of the whole training, at least 1.
+        recipe: Its `schedule`, `lr` and `warmup` count.
+    """
+    step = min(step, steps - 1)
+    if recipe.schedule == "cosine":
+        rise = int(recipe.warmup * steps)
+        if step < rise:
+            return recipe.lr * (step + 1) / (rise + 1)
+        return recipe.lr * _between(1.0, 0.0, (step - rise) / (steps - rise))
+    if recipe.schedule == "one_cycle":
+        peak = max(recipe.warmup * steps - 1, 0.0)  # need not be a whole number, as with torch
+        if step < peak:
+            return recipe.lr * _between(_START, 1.0, step / peak)
+        return recipe.lr * _between(1.0, _END, (step - peak) / max(steps - 1 - peak, 1e-9))
+    return recipe.lr
+
+
+def _between(first: float, last: float, share: float) -> float:
+    """Go from one value to another along half a cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
 @dataclass
@@ -40,7 +91,7 @@ class Plateau:
 
 @dataclass
 class Stopper:
-    """Stop when a loss has not fallen for `patience` epochs.
+    """Stop when a loss has not fallen for `patience` epochs; with a patience of 0 never.
 
     Source: the behaviour of keras.callbacks.EarlyStopping.
     """
@@ -56,4 +107,4 @@ class Stopper:
             self.best, self.bad = loss, 0
             return False
         self.bad += 1
-        return self.bad >= self.patience
+        return 0 < self.patience <= self.bad

@@ -1,0 +1,415 @@
+"""Backbones as encoders: what their feature maps are, and what sizes they take, found by asking."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whatwhere.errors import UsageError, WhatwhereError
+
+RGB = ("red", "green", "blue")
+_LARGEST = 512  # no backbone is asked for a larger multiple [px]
+_REFUSALS = (RuntimeError, AssertionError, ValueError, IndexError, TypeError, ZeroDivisionError)
+_PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".bin", ".h5", ".npz")
+# timm's words for "any image size", in the order tried: plain and windowed transformers have them.
+_ANY_SIZE: tuple[Mapping[str, Any], ...] = (
+    {"dynamic_img_size": True},
+    {"strict_img_size": False},
+    {},
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One size of feature maps.
+
+    Attributes:
+        channels: How many maps; those of several outputs of one size are counted together.
+        reduction: How many pixels of the image a pixel of them stands for, along a side.
+    """
+
+    channels: int
+    reduction: int
+
+
+class Encoder(nn.Module):
+    """Any module that returns feature maps, as the contracting path of a U-Net.
+
+    What it gives is measured by a few passes of small dummy images: the levels, whether maps come
+    as `(N, H, W, C)`, and the multiple of which both sides of an image must be.
+
+    Attributes:
+        levels: The finest first; one for each reduction.
+        stride: Sides must be multiples of it [px].
+        exact: Whether all maps have exactly `side / reduction` pixels; else the decoder fits sizes.
+
+    Shapes:
+        `(N, in_channels, H, W)` with H and W multiples of `stride` → a list of
+        `(N, level.channels, H / level.reduction, W / level.reduction)`.
+    """
+
+    def __init__(self, body: nn.Module, in_channels: int, name: str) -> None:
+        """Measure a module.
+
+        Args:
+            body: Turns `(N, in_channels, H, W)` into a list or tuple of feature maps.
+            in_channels: Bands of the image.
+            name: What errors call it.
+
+        Raises:
+            UsageError: It takes none of the sizes tried, or gives no feature maps.
+        """
+        super().__init__()
+        self.body, self.in_channels, self.name = body, in_channels, name
+        self.frozen = False
+        self.stride, self.exact, found = self._measure()
+        self._last = [channels_last for _, _, channels_last in found]
+        groups: dict[int, list[int]] = {}
+        for number, (_, reduction, _) in enumerate(found):
+            groups.setdefault(reduction, []).append(number)
+        self._groups = [groups[reduction] for reduction in sorted(groups)]
+        self.levels = tuple(
+            Level(sum(found[number][0] for number in groups[reduction]), reduction)
+            for reduction in sorted(groups)
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        maps = [
+            one.permute(0, 3, 1, 2) if last else one
+            for one, last in zip(self.body(image), self._last, strict=True)
+        ]
+        return [
+            maps[group[0]] if len(group) == 1 else torch.cat([maps[i] for i in group], dim=1)
+            for group in self._groups
+        ]
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Follow the net's mode; a frozen backbone stays as in evaluation, statistics and all."""
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()
+        return self
+
+    def freeze(self, frozen: bool) -> None:
+        """Let the backbone rest, or learn again: its weights and its norms' statistics."""
+        self.frozen = frozen
+        for parameter in self.body.parameters():
+            parameter.requires_grad_(not frozen)
+        self.body.train(self.training and not frozen)
+
+    def depth_groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters that each level needs beyond the finer ones, the finest first."""
+        device = next(self.body.parameters()).device
+        mode, asked = self.body.training, [p.requires_grad for p in self.body.parameters()]
+        parameters = list(self.body.parameters())
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        self.body.eval()
+        side = self.stride
+        with torch.enable_grad():
+            maps = self(torch.zeros(1, self.in_channels, side, side, device=device))
+        left, groups = dict(enumerate(parameters)), []
+        for one in maps:
+            numbers, group = list(left), []
+            if numbers and one.requires_grad:
+                used = torch.autograd.grad(
+                    one.sum(), [left[i] for i in numbers], retain_graph=True, allow_unused=True
+                )
+                group = [i for i, slope in zip(numbers, used, strict=True) if slope is not None]
+            groups.append([left.pop(i) for i in group])
+        groups[-1] += left.values()
+        for parameter, on in zip(parameters, asked, strict=True):
+            parameter.requires_grad_(on)
+        self.body.train(mode)
+        return groups
+
+    def _measure(self) -> tuple[int, bool, list[tuple[int, int, bool]]]:
+        """Find the smallest multiple that works."""
+        mode = self.body.training
+        self.body.eval()
+        fault: BaseException | None = None
+        try:
+            multiples = self._multiples()
+        except _REFUSALS as error:
+            multiples, fault = [], error
+        try:
+            for multiple in multiples:
+                try:
+                    exact, found = self._ask(multiple)
+                except _REFUSALS as error:
+                    fault = fault or error
+                    continue
+                return multiple, exact, found if exact else self._rounded(found)
+        finally:
+            self.body.train(mode)
+        raise UsageError(
+            f"{self.name} takes no image of up to {_LARGEST} px that was tried, or gives no "
+            f"feature maps ({fault}). Take resnet34, or another of `whatwhere models`."
+        )
+
+    def _multiples(self) -> list[int]:
+        """Candidates: what the backbone says of itself comes first, its own image size last."""
+        info: Any = getattr(self.body, "feature_info", None)
+        if hasattr(info, "reduction"):
+            deepest = max(info.reduction())
+        else:  # a large image tells what a small one cannot
+            _, found = self._ask(256, ((1, 2),))
+            deepest = max(2 ** round(math.log2(reduction)) for _, reduction, _ in found)
+        steps = [k * deepest for k in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)]
+        return [step for step in steps if step <= max(_LARGEST, deepest)]
+
+    def _rounded(self, found: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
+        """Take reductions from what the backbone says, or the powers of two nearest to measured."""
+        info: Any = getattr(self.body, "feature_info", None)
+        if hasattr(info, "reduction"):
+            told = list(info.reduction())
+        else:
+            told = [2 ** round(math.log2(reduction)) for _, reduction, _ in found]
+        return [(c, r, last) for (c, _, last), r in zip(found, told, strict=True)]
+
+    def _ask(
+        self, multiple: int, sizes: Sequence[tuple[int, int]] = ((1, 1), (1, 2), (3, 2))
+    ) -> tuple[bool, list[tuple[int, int, bool]]]:
+        """Try a multiple; (whether sizes are exact, (channels, reduction, channels last) of each).
+
+        Raises one of `_REFUSALS` where it does not work.
+        """
+        device = next((p.device for p in self.body.parameters()), torch.device("cpu"))
+        exact = True
+        found: list[tuple[int, int, bool]] = []
+        for rows, columns in sizes:
+            height, width = rows * multiple, columns * multiple
+            with torch.no_grad():
+                maps = self.body(torch.zeros(1, self.in_channels, height, width, device=device))
+            if not isinstance(maps, (list, tuple)) or not maps:
+                raise ValueError("it returns no list of feature maps")
+            described = [_describe(one, height, width) for one in maps]
+            if found and [c for c, *_ in found] != [c for c, *_ in described]:
+                raise ValueError("its feature maps depend on the image's size")
+            measured = [(c, r, last) for c, r, last, _ in described]
+            exact = exact and found in ([], measured) and all(same for *_, same in described)
+            found = measured  # the largest image tells reductions best
+        return exact, found
+
+
+def _describe(features: Tensor, height: int, width: int) -> tuple[int, int, bool, bool]:
+    """Channels, reduction, whether the channels come last, and whether the size is exact."""
+    if features.ndim != 4:
+        raise ValueError(f"it gives features of {features.ndim} dimensions, not 4")
+    options = []
+    for last in (False, True):
+        rows, columns = features.shape[1:3] if last else features.shape[2:4]
+        if not rows or not columns:
+            continue
+        reduction = round(math.sqrt(height / rows * width / columns))
+        off = abs(math.log(height / rows / max(reduction, 1)))
+        off += abs(math.log(width / columns / max(reduction, 1)))
+        options.append((off, last, max(reduction, 1), int(rows), int(columns)))
+    if not options:
+        raise ValueError("it gives empty features")
+    _, last, reduction, rows, columns = min(options)
+    exact = rows * reduction == height and columns * reduction == width
+    return int(features.shape[3 if last else 1]), reduction, last, exact
+
+
+def make_encoder(
+    name: str,
+    in_channels: int,
+    *,
+    pretrained: bool | str | Path = False,
+    band_names: Sequence[str] = (),
+    arguments: Mapping[str, Any] | None = None,
+) -> Encoder:
+    """Build one of timm's backbones as an encoder.
+
+    Args:
+        name: As timm calls it, with or without a tag: `resnet34`, `resnet34.a1_in1k`.
+        in_channels: Bands of the image.
+        pretrained: True takes timm's weights from the hub, a path those of a safetensors file.
+        band_names: What the bands are called: red, green and blue take their own filters.
+        arguments: timm's own, such as `drop_path_rate` or `output_stride`.
+
+    Raises:
+        UsageError: The name or an argument is not known, the backbone gives no feature maps of
+            several sizes, there are no weights for it, or they cannot be had or do not fit.
+    """
+    options = dict(arguments or {})
+    if isinstance(pretrained, (str, Path)):
+        check_weights_file(Path(pretrained))
+    body = _create(name, options, in_chans=in_channels)
+    if pretrained is not False:
+        _take_filters(body, name, options, in_channels, pretrained, band_names)
+    return Encoder(body, in_channels, name)
+
+
+def has_weights(name: str) -> bool:
+    """Whether timm has pretrained weights for a backbone."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return bool(config is not None and config.has_weights)
+
+
+def check_weights_file(path: Path) -> None:
+    """Raise `UsageError` unless this is a file of safetensors."""
+    if path.suffix.lower() in _PICKLES:
+        raise UsageError(
+            f"{path}: files of this kind can run code when they are opened, and are not loaded. "
+            "Take the safetensors of the same weights, or convert them where you trust them: "
+            "safetensors.torch.save_file(torch.load(PATH, weights_only=True), NEW)."
+        )
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file of weights.")
+    if path.suffix.lower() != ".safetensors":
+        raise UsageError(f"{path}: weights are read from .safetensors files.")
+
+
+def _create(name: str, options: Mapping[str, Any], **more: Any) -> nn.Module:
+    """Make timm's feature extractor, with any image size where it can be had."""
+    import timm
+
+    refusal = ""
+    for extra in _ANY_SIZE:
+        try:
+            body: nn.Module = timm.create_model(
+                name, features_only=True, **{**extra, **options, **more}
+            )
+        except TypeError as error:
+            unknown = next((key for key in extra if f"'{key}'" in str(error)), None)
+            if unknown is None:
+                raise UsageError(f"{name} cannot be built so: {error}.") from error
+        except (RuntimeError, AttributeError, AssertionError, ValueError, KeyError) as error:
+            refusal = refusal or str(error) or type(error).__name__
+            if extra:
+                continue
+            raise UsageError(
+                f"{name} gives no feature maps for a U-Net ({refusal}). Take a backbone with "
+                "several sizes, such as resnet34, convnext_tiny or efficientnet_b0."
+            ) from error
+        else:
+            return body
+    raise UsageError(f"{name} cannot be built.")
+
+
+def _take_filters(
+    body: nn.Module,
+    name: str,
+    options: Mapping[str, Any],
+    in_channels: int,
+    pretrained: bool | str | Path,
+    band_names: Sequence[str],
+) -> None:
+    """Put pretrained weights into a backbone of any number of bands."""
+    source = _load_pretrained(name, options, pretrained)
+    names = tuple(band_names) or RGB[:in_channels]
+    if in_channels == 1:
+        names = ("grey",)
+    state = dict(source.state_dict())
+    if in_channels != 3 or tuple(names[:3]) != RGB:
+        adapted = False
+        for key, own in body.state_dict().items():
+            filters = state[key]
+            over_bands = filters.ndim == 4 and filters.shape[1] == 3
+            if over_bands and own.shape == (len(filters), in_channels, *filters.shape[2:]):
+                state[key] = adapt_filters(filters, in_channels, names)
+                adapted = True
+                break
+        if not adapted:
+            raise UsageError(
+                f"the first filters of {name} cannot be fitted to {in_channels} bands. Train "
+                "without pretrained weights (--no-pretrained)."
+            )
+    try:
+        body.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the pretrained weights of {name} do not fit {in_channels} bands: {error}"
+        ) from error
+
+
+def adapt_filters(filters: Tensor, in_channels: int, names: Sequence[str] = ()) -> Tensor:
+    """Fit filters learned on red, green and blue to other bands.
+
+    Bands named red, green and blue take their own, all others the mean of the three. All are
+    rescaled by 3 / `in_channels`, so that the response to an image whose bands are alike keeps its
+    size; so one band gets the sum of the three.
+
+    Args:
+        filters: `(O, 3, kH, kW)`.
+        in_channels: Bands of the image.
+        names: What they are called; where they are not named, the first three are red, green, blue.
+
+    Returns:
+        `(O, in_channels, kH, kW)`.
+    """
+    mean = filters.mean(dim=1)
+    named = [name.lower() for name in names]
+    if not set(named) & set(RGB) and in_channels > 1:
+        named = list(RGB[:in_channels])  # by position
+    planes = [
+        filters[:, RGB.index(named[i])] if i < len(named) and named[i] in RGB else mean
+        for i in range(in_channels)
+    ]
+    return torch.stack(planes, dim=1) * (3 / in_channels)
+
+
+def _load_pretrained(
+    name: str, options: Mapping[str, Any], pretrained: bool | str | Path
+) -> nn.Module:
+    import timm
+
+    if isinstance(pretrained, (str, Path)):
+        file = str(pretrained)
+        try:
+            return _create(
+                name, options, in_chans=3, pretrained=True, pretrained_cfg_overlay={"file": file}
+            )
+        except (UsageError, RuntimeError, OSError) as error:
+            raise UsageError(f"{file}: these weights do not fit {name}: {error}") from error
+    if not has_weights(name):
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        known = f"There are: {', '.join(tags[:5])}." if tags else ""
+        raise UsageError(
+            f"timm has no pretrained weights for {name}. {known} Train without (--no-pretrained, "
+            "pretrained=False), or give a file (--pretrained-path FILE, pretrained=FILE)."
+        )
+    refusals: tuple[type[BaseException], ...] = (
+        WhatwhereError,
+        OSError,
+        RuntimeError,
+        ImportError,
+        *_network_errors(),
+    )
+    try:
+        return _create(name, options, in_chans=3, pretrained=True)
+    except refusals as error:
+        raise UsageError(
+            f"the pretrained weights of {name} cannot be fetched ({_first_line(error)}). Without a "
+            "network, train without them (--no-pretrained, pretrained=False), or from a "
+            "safetensors file of them (--pretrained-path FILE, pretrained=FILE)."
+        ) from error
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client may raise beyond OSError: its own, and those of its transport."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    found: list[type[Exception]] = [HfHubHTTPError]
+    for name in ("httpx", "httpx2"):
+        try:
+            found.append(importlib.import_module(name).HTTPError)
+        except (ImportError, AttributeError):
+            continue
+    return tuple(found)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

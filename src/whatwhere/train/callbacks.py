@@ -1,0 +1,90 @@
+"""What happens around the steps of a training, for Lightning to call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor, nn
+
+from whatwhere.config import Recipe
+from whatwhere.nn.build import freeze, unfreeze
+from whatwhere.talk import Talk
+from whatwhere.train.average import Average
+from whatwhere.train.optim import set_rate
+from whatwhere.train.schedule import rate_at
+
+
+class Rates(pl.Callback):
+    """Sets the learning rate before each step, unless it follows the plateaus."""
+
+    def __init__(self, recipe: Recipe, steps: int) -> None:
+        """Take the recipe and how many steps the whole training has."""
+        self.recipe, self.steps = recipe, steps
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_args: Any) -> None:
+        if self.recipe.schedule != "plateau":
+            rate = rate_at(trainer.global_step, self.steps, self.recipe)
+            set_rate(trainer.optimizers[0], rate)
+
+
+class Averaging(pl.Callback):
+    """Averages the weights after each step, and puts the average in their place to validate."""
+
+    def __init__(self, net: nn.Module, half_life: float) -> None:
+        """Take the net and the average's half-life [steps]; 0 averages nothing."""
+        self.net, self.half_life = net, half_life
+        self._average: Average | None = None
+        self._step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Runs when the net is on its device."""
+        if self.half_life:
+            self._average = Average(self.net, self.half_life)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_args: Any, **_named: Any) -> None:
+        if self._average is not None and trainer.global_step > self._step:
+            self._step = trainer.global_step
+            self._average.update()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._average is not None:
+            self._average.enter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Put the net's own weights back, if they are not there."""
+        if self._average is not None:
+            self._average.leave()
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Return the averaged net's `state_dict`; None where nothing is averaged."""
+        return None if self._average is None else self._average.state()
+
+
+class Resting(pl.Callback):
+    """Lets the backbone rest in the first epochs."""
+
+    def __init__(self, net: nn.Module, epochs: int, talk: Talk) -> None:
+        """Take the net, for how many epochs its backbone rests, and where that is told."""
+        self.net, self.epochs, self.talk = net, epochs, talk
+        self._rests = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins here, not before: Lightning would warn of modules in evaluation mode."""
+        if trainer.current_epoch == 0 and self.epochs:
+            freeze(self.net)
+            self._rests = True
+            some = "the first epoch" if self.epochs == 1 else f"the first {self.epochs} epochs"
+            self.talk.say(f"training the backbone rests for {some}")
+        elif trainer.current_epoch == self.epochs and self._rests:
+            self.end()
+            self.talk.say("  the backbone learns from here on")
+
+    def end(self) -> None:
+        """Let the backbone learn again, if it rests."""
+        if self._rests:
+            unfreeze(self.net)
+            self._rests = False
