@@ -17,7 +17,7 @@ from whatwhere.config import MODELS, Recipe, to_dict
 from whatwhere.data.plan import DataPlan
 from whatwhere.errors import UsageError
 from whatwhere.nn.build import build_light, build_model, count_parameters
-from whatwhere.nn.encoder import check_weights_file
+from whatwhere.nn.pretrained import check_weights_file
 from whatwhere.nn.transfer import Taken, take_over
 from whatwhere.predict.backends import OWN as OWN
 from whatwhere.predict.backends import TorchBackend, load_weights, note_answers

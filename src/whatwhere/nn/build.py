@@ -18,7 +18,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from whatwhere.errors import UsageError
 from whatwhere.nn import unet2015
 from whatwhere.nn.dynamic import DynamicUNet
-from whatwhere.nn.encoder import Encoder, has_weights
+from whatwhere.nn.encoder import Encoder
+from whatwhere.nn.pretrained import has_weights
 from whatwhere.nn.unet import STRIDE, TutorialUNet
 from whatwhere.nn.unet2015 import UNet2015
 from whatwhere.types import Geometry

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from whatwhere.errors import ShapeError, UsageError
 from whatwhere.nn.blocks import ShuffleUp, he_normal_, mirror_up
-from whatwhere.nn.encoder import Encoder, Level, make_encoder
+from whatwhere.nn.encoder import Encoder, Level
+from whatwhere.nn.pretrained import make_encoder
 
 StepMode: TypeAlias = Literal["nearest", "bilinear", "transposed", "shuffle"]
 STEP_MODES: tuple[StepMode, ...] = ("nearest", "bilinear", "transposed", "shuffle")
