@@ -116,6 +116,10 @@ def test_a_setting_that_the_net_does_not_have_is_refused() -> None:
         make_recipe(model="resnet34", kernel_size=5)
     with pytest.raises(UsageError, match="anything is not for unet2015; encoder_lr is not for"):
         make_recipe(model="unet2015", anything=True, encoder_lr=0.1)
+    with pytest.raises(UsageError, match="weight_decay is not for the optimizer adam; warmup is"):
+        make_recipe(weight_decay=0.1, warmup=0.2)
+    with pytest.raises(UsageError, match="lr_patience is not for the schedule cosine"):
+        make_recipe(schedule="cosine", lr_patience=3)
 
 
 def test_an_unknown_setting_names_the_nearest() -> None:

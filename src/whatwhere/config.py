@@ -173,14 +173,24 @@ class Recipe:
         return {name: value for name, value in arguments.items() if value not in ((), {})}
 
     def _without_effect(self) -> list[str]:
-        """Settings of the net that differ from their default, and that this net does not have."""
+        """Settings that differ from their default, and that this net or course does not have."""
         own = {*settings_of(self.model), "pretrained", "pretrained_path"}
         if self.model not in MODELS:
             own |= {*_START}
         names = {name for group in (*MODELS.values(), BACKBONE) for name in group} | {*_START}
         defaults = {item.name: item.default for item in dataclasses.fields(self)}
         wrong = sorted(name for name in names - own if getattr(self, name) != defaults[name])
-        return [f"{name} is not for {self.model}" for name in wrong]
+        told = [f"{name} is not for {self.model}" for name in wrong]
+        plateau = self.schedule == "plateau"
+        idle = {
+            "weight_decay": ("the optimizer adam", self.optimizer == "adam"),
+            "warmup": ("the schedule plateau", plateau),
+            **dict.fromkeys(_PLATEAU, (f"the schedule {self.schedule}", not plateau)),
+        }
+        for name, (what, is_idle) in idle.items():
+            if is_idle and getattr(self, name) != defaults[name]:
+                told.append(f"{name} is not for {what}")
+        return told
 
 
 MODELS: Mapping[str, tuple[str, ...]] = {
@@ -195,6 +205,7 @@ BACKBONE = (
 )
 """The settings of a U-Net on a backbone."""
 
+_PLATEAU = ("lr_factor", "lr_patience", "lr_min_delta", "min_lr")
 _START = ("pretrained", "pretrained_path", "encoder_lr", "freeze_epochs")
 
 

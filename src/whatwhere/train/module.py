@@ -9,13 +9,18 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from whatwhere.config import Recipe
 from whatwhere.data.loader import Batch
 from whatwhere.errors import NumericsError
 from whatwhere.losses import build_loss, match
+from whatwhere.nn.dynamic import join_presence
 from whatwhere.train.optim import make_optimizer
 from whatwhere.types import Task
+
+PRESENCE_WEIGHT = 0.2
+"""Of the loss of whether there is anything in the chip."""
 
 
 class Segmentation(pl.LightningModule):
@@ -62,12 +67,22 @@ class Segmentation(pl.LightningModule):
     def measure(self, batch: Batch) -> tuple[Tensor, int, Tensor]:
         """Return a batch's loss, how many pixels counted, and the logits.
 
-        The loss is computed in 32 bits, whatever the precision of the net.
+        The loss is computed in 32 bits, whatever the precision of the net. A net that also says
+        whether there is anything in the chip answers for that too.
         """
-        logits = self.net(batch["image"])
+        net: Any = self.net
+        presence: Tensor | None = None
+        if self.recipe.anything:
+            pixels, presence = net.parts(batch["image"])
+            logits = join_presence(pixels.float(), presence.float())
+        else:
+            logits = net(batch["image"])
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
             loss, count = self.loss(logits, batch["labels"], batch["valid"])
+            if presence is not None:
+                there = presence_loss(presence.float(), batch["labels"], batch["valid"])
+                loss = loss + PRESENCE_WEIGHT * there
         return loss, int(count), logits
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
@@ -130,6 +145,27 @@ class Segmentation(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.net, self.recipe)
+
+
+def presence_loss(presence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Return the binary cross-entropy of whether a label is in a chip at all.
+
+    Args:
+        presence: `(N, K)` logits.
+        labels: `(N, H, W)` zeros and ones, or `(N, K, H, W)`.
+        valid: `(N, H, W)`; a chip without a valid pixel does not count.
+
+    Returns:
+        The mean over the chips that count and the labels; 0 where no chip counts.
+    """
+    planes = labels if labels.ndim == 4 else labels.unsqueeze(1)
+    there = ((planes == 1) & valid.unsqueeze(1)).flatten(2).any(dim=2)
+    counts = valid.flatten(1).any(dim=1)
+    losses = functional.binary_cross_entropy_with_logits(
+        presence, there.to(presence.dtype), reduction="none"
+    ).mean(dim=1)
+    total = torch.where(counts, losses, torch.zeros_like(losses)).sum()
+    return total / counts.sum().clamp(min=1)
 
 
 def _shown(labels: Tensor, valid: Tensor, n_classes: int) -> Tensor:
