@@ -29,14 +29,17 @@ os.environ.update(
 )
 
 API = (
-    ("whatwhere.jobs", ("inspect", "train", "tune", "evaluate", "predict")),
+    ("whatwhere.jobs", ("inspect", "lr_find", "train", "tune", "evaluate", "predict", "models")),
     ("whatwhere.config", ("make_recipe",)),
     ("whatwhere.runs", ("Run",)),
-    ("whatwhere.nn.build", ("build_model", "list_models", "geometry", "count_parameters")),
-    ("whatwhere.predict.engine", ("Predictor",)),
+    (
+        "whatwhere.nn.build",
+        *[("build_model", "list_models", "geometry", "freeze", "unfreeze", "depth_groups")],
+    ),
+    ("whatwhere.predict.engine", ("load", "Predictor")),
     ("whatwhere.predict.images", ("Written",)),
     ("whatwhere.bundle", ("Card", "Bundle", "load", "load_card")),
-    ("whatwhere.types", ("Classes", "ClassInfo", "Bands", "Normalization")),
+    ("whatwhere.types", ("Classes", "ClassInfo", "Bands", "Normalization", "Geometry")),
     ("whatwhere.talk", ("Talk",)),
 )
 """What the page of the Python API shows: modules and names, in this order."""

@@ -23,6 +23,8 @@ _WHERE = {
     "UsageError": "errors",
     "WhatwhereError": "errors",
     "build_model": "nn.build",
+    "geometry": "nn.build",
+    "load": "predict.engine",
     "make_recipe": "config",
 }
 
@@ -40,7 +42,9 @@ __all__ = [  # the same names; a test compares
     "WhatwhereError",
     "__version__",
     "build_model",
+    "geometry",
     "jobs",
+    "load",
     "make_recipe",
 ]
 
@@ -56,8 +60,8 @@ if TYPE_CHECKING:
         UsageError,
         WhatwhereError,
     )
-    from whatwhere.nn.build import build_model
-    from whatwhere.predict.engine import Predictor
+    from whatwhere.nn.build import build_model, geometry
+    from whatwhere.predict.engine import Predictor, load
     from whatwhere.runs import Run
     from whatwhere.talk import Talk
 

@@ -203,6 +203,8 @@ class DynamicUNet(nn.Module):
             logits = functional.interpolate(logits, scale_factor=self.rest, mode="bilinear")
         if not self.encoder.exact:
             logits = functional.interpolate(logits, size=self._padded(image), mode="bilinear")
+        if torch.compiler.is_exporting():  # else the graph takes no multiples of the stride
+            logits = logits.contiguous()
         return logits[..., :height, :width], presence
 
     @property
