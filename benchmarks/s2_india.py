@@ -5,8 +5,8 @@
     python benchmarks/s2_india.py --whole            # all pixels of the training scenes
 
 The scenes come from `WHATWHERE_DATA/s2_india`, the weights from `WHATWHERE_WEIGHTS`. To fit two
-processors the training and validation scenes are cut to their middle 256×256 px (`--whole` leaves
-them); the test scenes are whole. Scratch and pretrained differ in nothing but the start: one net,
+processors the training and validation scenes are cut to the 256×256 px where their classes are most
+even (`--whole` leaves them); the test scenes are whole. Scratch and pretrained differ in nothing but the start: one net,
 one recipe, the same chips in the same order. The third length goes on until the validation loss
 has not fallen for ten epochs.
 """
@@ -79,7 +79,7 @@ def measure(
         net=NET,
         start="pretrained" if weights else "scratch",
         bands=asked.bands,
-        pixels="whole scenes" if asked.whole else "middle 256x256",
+        pixels="whole scenes" if asked.whole else "256x256 each",
         seed=seed,
         length="until it stops" if until else f"{epochs} epochs",
         epochs=len(rows),
@@ -106,7 +106,7 @@ def prepare(source: Path, data: Path, side: int) -> None:
         bands[(colour[..., 3] == 0) | (infrared[..., 3] == 0)] = np.nan
         mask = Image.open(source / "masks" / f"{name}.png")
         if side and part != "test":
-            top, left = (bands.shape[0] - side) // 2, (bands.shape[1] - side) // 2
+            top, left = richest(np.asarray(mask), side)
             bands = bands[top : top + side, left : left + side]
             mask = mask.crop((left, top, left + side, top + side))
         for kind in ("images", "masks"):
@@ -118,6 +118,23 @@ def prepare(source: Path, data: Path, side: int) -> None:
             photometric="minisblack",
         )
         mask.save(data / part / "masks" / f"{name}.png")
+
+
+def richest(mask: np.ndarray, side: int) -> tuple[int, int]:
+    """Return the first row and column of the window whose classes are most even (entropy)."""
+
+    def entropy(top: int, left: int) -> float:
+        window = mask[top : top + side, left : left + side]
+        shares = np.array([(window == value).mean() for value in (1, 2, 3)])
+        shares = shares[shares > 0]
+        return float(-(shares * np.log(shares)).sum())
+
+    places = [
+        (top, left)
+        for top in range(0, mask.shape[0] - side + 1, side // 2)
+        for left in range(0, mask.shape[1] - side + 1, side // 2)
+    ]
+    return max(places, key=lambda place: entropy(*place))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from made import labels_folder, salt_folder
 from whatwhere import jobs, pictures
 from whatwhere.bundle import load_card
 from whatwhere.data.classes import find_classes
+from whatwhere.report import methods
 from whatwhere.talk import Talk
 
 QUIET = Talk(quiet=True)
@@ -71,6 +72,29 @@ def test_the_methods_paragraph_tells_the_recipe_and_versions(run: Path) -> None:
         f"trained on {card.data['train']} images",
     ):
         assert words in found.group(1), words
+
+
+def test_the_methods_paragraph_is_true_of_other_courses(run: Path) -> None:
+    card = load_card(run)
+    changed = {
+        **{"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup": 0.2},
+        **{"loss": "dice+0.5*cross_entropy", "class_weights": "balanced", "ema": 0.05},
+        **{"clip": 1.0, "accumulate": 4, "precision": "bf16", "freeze_epochs": 2},
+        **{"encoder_lr": 0.1, "stop_patience": 0, "dropout": 0.0, "upsample": "shuffle"},
+    }
+    text = methods(
+        card.replace(model="resnet34", arguments={}, recipe={**card.recipe, **changed}), None
+    )
+    for words in (
+        *("(resnet34, ", "shuffle upsampling, pretrained on ImageNet)", "by AdamW", "decay 0.01"),
+        *("on the dice loss + 0.5 × binary cross-entropy, classes weighted (balanced)",),
+        *("batches of 4, 4 of which made a step", "at 0.1 of the rate", "first 2 epochs"),
+        *("clipped to a norm of 1", "bf16 mixed", "averaged with a half-life of 5%"),
+        *("rose for 20% of the steps and fell along a cosine", "stopped after 2 epochs"),
+    ):
+        assert words in text, words
+    for words in ("multiplied by", "filters in the first block", "dropout"):
+        assert words not in text, words
 
 
 def test_areas_are_there_as_csv(run: Path) -> None:

@@ -220,7 +220,13 @@ _OWN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 _BACKBONE_DEFAULTS: Mapping[str, Any] = {"upsample": "nearest", "dropout": 0.0}
 
-RECIPES: Mapping[str, Mapping[str, Any]] = {"tutorial": {}}
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "tutorial": {},
+    "modern": {
+        **{"model": "resnet34", "loss": "cross_entropy+dice", "epochs": 30, "stop_patience": 0},
+        **{"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "ema": 0.05},
+    },
+}
 """Recipes that go by a name, and how they differ from the tutorial's."""
 
 _CHOICES = {

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 from whatwhere import files
 from whatwhere.bundle import Card
+from whatwhere.config import MODELS
+from whatwhere.notation import parse_loss
 from whatwhere.types import Classes
 
 FOLDER = "report"
@@ -33,7 +35,6 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
     """Return a paragraph for a paper: what was done, with every number of the recipe."""
     recipe, data = card.recipe, card.data
     size = f"stretched to {card.resize[0]}×{card.resize[1]} px" if card.resize else "at their size"
-    loss = "cross-entropy" if card.classes.task == "multiclass" else "binary cross-entropy"
     flips = "left-right flips" if card.orientation == "upright" else "all symmetries of the square"
     changes = (
         f"Training chips were changed at random: {flips}, rotations up to {recipe['rotate']:g}°, "
@@ -44,17 +45,11 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     text = (
-        f"A U-Net ({card.model}, {card.parameters:,} parameters, {recipe['n_filters']} filters in "
-        f"the first block, dropout {recipe['dropout']:g}) was trained on {data['train']} images "
-        f"and validated on {data['val']}; {data['test']} were kept for testing. Images were taken "
-        f"{size} and normalised by mean and standard deviation of the training images. {changes} "
-        f"Weights were fitted by Adam (learning rate {recipe['lr']:g}, β₁ {recipe['beta_1']:g}, "
-        f"β₂ {recipe['beta_2']:g}, ε {recipe['epsilon']:g}) on the {loss} in batches of "
-        f"{recipe['batch_size']}; the learning rate was multiplied by {recipe['lr_factor']:g} "
-        f"after {recipe['lr_patience']} epochs without a better validation loss, training stopped "
-        f"after {recipe['stop_patience']} or after {recipe['epochs']} epochs, and the weights of "
-        f"the best epoch ({card.scores['epoch']:g}, validation loss "
-        f"{card.scores['val_loss']:.4f}) were kept."
+        f"A U-Net ({_net(card)}) was trained on {data['train']} images and validated on "
+        f"{data['val']}; {data['test']} were kept for testing. Images were taken {size} and "
+        f"normalised by mean and standard deviation of the training images. {changes} "
+        f"{_course(recipe, _loss(recipe, card.classes.task))}, and the weights of the best epoch "
+        f"({card.scores['epoch']:g}, validation loss {card.scores['val_loss']:.4f}) were kept."
     )
     if card.tuning:
         chosen = ", ".join(f"{threshold:g}" for threshold in card.thresholds)
@@ -71,6 +66,73 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
             f"{_score(scored['pixel_accuracy'])}."
         )
     return f"{text} Seed {recipe['seed']}; {versions}."
+
+
+def _net(card: Card) -> str:
+    """Say what the net is and what it began with."""
+    recipe = card.recipe
+    words = [card.model, f"{card.parameters:,} parameters"]
+    if "n_filters" in card.arguments:
+        words.append(f"{recipe['n_filters']} filters in the first block")
+    else:
+        words.append(f"{recipe['upsample']} upsampling")
+    if recipe["dropout"]:
+        words.append(f"dropout {recipe['dropout']:g}")
+    if recipe["pretrained_path"]:
+        words.append(f"started from {recipe['pretrained_path']}")
+    elif card.model not in MODELS and recipe["pretrained"]:
+        words.append("pretrained on ImageNet")
+    return ", ".join(words)
+
+
+def _loss(recipe: Mapping[str, Any], task: str) -> str:
+    names = {
+        "cross_entropy": "cross-entropy" if task == "multiclass" else "binary cross-entropy",
+        "unet2015": "cross-entropy with weights between touching objects",
+        "lovasz": "Lovász loss",
+    }
+    parts = [
+        (f"{weight:g} × " if weight != 1 else "") + names.get(name, f"{name} loss")
+        for name, weight in parse_loss(recipe["loss"]).items()
+    ]
+    weights = f", classes weighted ({recipe['class_weights']})" if recipe["class_weights"] else ""
+    return " + ".join(parts) + weights
+
+
+def _course(recipe: Mapping[str, Any], loss: str) -> str:
+    """Say how the weights were fitted, without a full stop."""
+    decay = f", weight decay {recipe['weight_decay']:g}" if recipe["weight_decay"] else ""
+    batches = f"batches of {recipe['batch_size']}"
+    if recipe["accumulate"] > 1:
+        batches += f", {recipe['accumulate']} of which made a step"
+    text = (
+        f"Weights were fitted by {'AdamW' if recipe['optimizer'] == 'adamw' else 'Adam'} (learning "
+        f"rate {recipe['lr']:g}, β₁ {recipe['beta_1']:g}, β₂ {recipe['beta_2']:g}, ε "
+        f"{recipe['epsilon']:g}{decay}) on the {loss} in {batches}"
+    )
+    if recipe["encoder_lr"] != 1:
+        text += f", at {recipe['encoder_lr']:g} of the rate in the backbone's first level"
+    if recipe["freeze_epochs"]:
+        text += f", with a frozen backbone in the first {recipe['freeze_epochs']} epochs"
+    if recipe["clip"]:
+        text += f", gradients clipped to a norm of {recipe['clip']:g}"
+    if recipe["precision"] != "32":
+        text += f", in {recipe['precision']} mixed precision"
+    if recipe["ema"]:
+        text += f"; weights were averaged with a half-life of {recipe['ema']:.0%} of the steps"
+    if recipe["schedule"] == "plateau":
+        text += (
+            f"; the learning rate was multiplied by {recipe['lr_factor']:g} after "
+            f"{recipe['lr_patience']} epochs without a better validation loss"
+        )
+    else:
+        form = "a cosine" if recipe["schedule"] == "cosine" else "one cycle"
+        text += (
+            f"; the learning rate rose for {recipe['warmup']:.0%} of the steps and fell along "
+            f"{form} to the end"
+        )
+    stop = f"{recipe['stop_patience']} or after " if recipe["stop_patience"] else ""
+    return f"{text}, training stopped after {stop}{recipe['epochs']} epochs"
 
 
 def write(run: Path, card: Card, colors: Sequence[tuple[str, Color]]) -> Path:
