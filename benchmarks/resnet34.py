@@ -10,7 +10,8 @@ an environment beside it, and install them there. One that is missing is left ou
     python benchmarks/resnet34.py --widths 256,128,64,32,16 128,64,32,16,16
 
 `--widths` are those of our decoder; each list is a net of its own, and the first is what all others
-are divided by. Memory is what a fresh process adds to what it had after the imports.
+are divided by. Memory is what a fresh process adds to what it had after the imports. Where other
+work runs beside it, `OMP_NUM_THREADS=1` and `--clock cpu` tell the nets apart better than the wall.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from rows import append
@@ -91,25 +92,32 @@ def training(net: nn.Module, batch: int, side: int) -> Callable[[], None]:
 
 
 WORKS = {"forward": forward, "training": training}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def in_turn(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def in_turn(
+    works: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Time each work once a round, the first rounds without keeping the figures [s]."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(WARM_UPS + rounds):
         for name, work in works.items():
-            started = time.perf_counter()
+            started = clock()
             work()
             if number >= WARM_UPS:
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
     return times
 
 
-def added_memory(name: str, kind: str, batch: int, side: int) -> int:
-    """Return what a net and its work add to a fresh process's memory [MB]; -1 if not known."""
+def added_memory(name: str, kind: str, batch: int, side: int) -> int | None:
+    """Return what a net and its work add to a fresh process's memory [MB]; None if not known.
+
+    Ask before this process has grown: Linux lets a child begin with its parent's peak.
+    """
     words = [sys.executable, __file__, "--batch", str(batch), "--side", str(side)]
     words += ["--memory", name, kind]
-    return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
+    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1]
+    return int(told) if told.isdigit() else None
 
 
 def print_memory(name: str, kind: str, batch: int, side: int) -> None:
@@ -120,7 +128,7 @@ def print_memory(name: str, kind: str, batch: int, side: int) -> None:
     for _ in range(3):
         work()
     after = peak_memory_mb()
-    print(-1 if before is None or after is None else after - before)
+    print("unknown" if before is None or after is None else after - before)
 
 
 def main() -> None:
@@ -131,6 +139,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="images of a training step")
     parser.add_argument("--side", type=int, default=256, help="of a training image [px]")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
     parser.add_argument("--dry-run", action="store_true", help="print, but keep no rows")
     parser.add_argument("--memory", nargs=2, metavar=("NET", "WORK"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -139,37 +148,44 @@ def main() -> None:
     if given.memory:
         print_memory(*given.memory, given.batch, given.side)
         return
-    nets: dict[str, nn.Module] = {}
-    for name in (*given.widths, *given.peers):
+    names = list(given.widths)
+    for name in given.peers:
         try:
-            nets[name] = build(name)
-        except ImportError as error:
-            print(f"{name} is left out: {error}. pip install {PEERS[name]}")
-    times = {
-        kind: in_turn(
-            {name: make(net, given.batch, given.side) for name, net in nets.items()}, given.rounds
-        )
-        for kind, make in WORKS.items()
+            version(PEERS[name])
+            names.append(name)
+        except PackageNotFoundError:
+            print(f"{name} is not installed, and left out: pip install {PEERS[name]}")
+    memory = {
+        (kind, name): added_memory(name, kind, given.batch, given.side)
+        for kind in WORKS
+        for name in names
     }
+    nets = {name: build(name) for name in names}
+    times = {}
+    for kind, make in WORKS.items():
+        works = {name: make(net, given.batch, given.side) for name, net in nets.items()}
+        times[kind] = in_turn(works, given.rounds, CLOCKS[given.clock])
     for name, net in nets.items():
         figures: dict[str, object] = {}
         for kind, taken in times.items():
-            ratios = [a / b for a, b in zip(taken[name], taken[given.widths[0]], strict=True)]
+            ratios = [a / b for a, b in zip(taken[name], taken[names[0]], strict=True)]
             figures |= {
                 f"{kind}_s": round(statistics.median(taken[name]), 3),
                 f"{kind}_ratio": round(statistics.median(ratios), 3),
                 f"{kind}_ratio_min": round(min(ratios), 3),
                 f"{kind}_ratio_max": round(max(ratios), 3),
-                f"{kind}_mb": added_memory(name, kind, given.batch, given.side),
+                f"{kind}_mb": memory[kind, name],
             }
         row = {
             "net": name if name in PEERS else f"ours {name}",
             "release": version(PEERS.get(name, "whatwhere")),
             "parameters": count_parameters(net).trainable,
             "threads": torch.get_num_threads(),
+            "clock": given.clock,
             "rounds": given.rounds,
-            "batch": f"{given.batch}x{given.side}x{given.side}",
-            "divided_by": f"ours {given.widths[0]}",
+            "forward": f"1x{SIDE}x{SIDE}",
+            "training": f"{given.batch}x{given.side}x{given.side}",
+            "divided_by": f"ours {names[0]}",
             **figures,
         }
         if given.dry_run:

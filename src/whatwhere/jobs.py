@@ -206,7 +206,7 @@ def models(
         except UsageError as error:
             if len(names) == 1:
                 raise
-            left_out[name] = str(error).split(". ")[0]
+            left_out[name] = str(error).split(". ")[0].removeprefix(f"{name} ")
             continue
         found.append(facts)
     return {"models": found, "left_out": left_out, "backbones": 0 if pattern else count_backbones()}

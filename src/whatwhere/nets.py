@@ -17,7 +17,7 @@ from whatwhere.config import MODELS, Recipe, to_dict
 from whatwhere.data.plan import DataPlan
 from whatwhere.errors import UsageError
 from whatwhere.nn.build import build_light, build_model, count_parameters
-from whatwhere.nn.pretrained import check_weights_file
+from whatwhere.nn.pretrained import check_weights_file, fetch_weights
 from whatwhere.nn.transfer import Taken, take_over
 from whatwhere.predict.backends import OWN as OWN
 from whatwhere.predict.backends import TorchBackend, load_weights, note_answers
@@ -28,7 +28,9 @@ _SETTLED = 50  # steps in which batch norm's statistics can follow Keras' moment
 
 
 def check_model(recipe: Recipe, encoder: Any = None) -> None:
-    """Refuse a net that cannot be built, before the data is looked at; nothing is fetched.
+    """Refuse a net that cannot be built, before the data is looked at.
+
+    Pretrained weights are fetched here, if the hub's client does not have them yet.
 
     Raises:
         UsageError: The model, an argument or the file of weights cannot be taken.
@@ -47,6 +49,8 @@ def check_model(recipe: Recipe, encoder: Any = None) -> None:
         bundle.load_card(Path(recipe.pretrained_path))
     if encoder is None:
         build_light(recipe.model, **recipe.model_arguments)
+        if recipe.model not in MODELS and recipe.pretrained and not recipe.pretrained_path:
+            fetch_weights(recipe.model)
 
 
 def check_task(recipe: Recipe, task: Task) -> None:

@@ -143,7 +143,7 @@ def models(found: Mapping[str, Any], pattern: str) -> str:
             text.append(f"parameters that learn: {one['trainable']:,}; a pixel sees {margin} far")
     left = found["left_out"]
     if left:
-        shown = "; ".join(f"{name} ({reason})" for name, reason in list(left.items())[:3])
+        shown = "; ".join(f"{name}, which {reason}" for name, reason in list(left.items())[:3])
         text.append(f"\n{len(left)} cannot be taken, such as {shown}")
     if not pattern:
         text.append(

@@ -133,7 +133,7 @@ class _Course:
 
 
 def _course(plan: DataPlan, device: str, workers: int = 0, encoder: Any = None) -> _Course:
-    """Decide about the net; nothing is fetched."""
+    """Decide about the net, and measure it."""
     nets.check_task(plan.recipe, plan.classes.task)
     arguments = nets.net_arguments(plan.recipe, len(plan.loader("train")))
     model = plan.recipe.model if encoder is None else copy.deepcopy(encoder)

@@ -155,6 +155,20 @@ def mirror_up(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 
+def cut_back(x: Tensor, height: int, width: int) -> Tensor:
+    """Take away what `mirror_up` added.
+
+    Shapes:
+        `(N, C, H, W)` → `(N, C, height, width)`.
+    """
+    if not torch.compiler.is_exporting():
+        return x[..., :height, :width]
+    # A view would be asked whether it is the whole, and the graph then refuse where it is.
+    for dim, size in ((-2, height), (-1, width)):
+        x = x.index_select(dim, torch.arange(size, device=x.device))
+    return x
+
+
 def _bias(conv: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
     if conv.bias is None:
         raise TypeError("the convolution has no bias.")

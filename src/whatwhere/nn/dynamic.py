@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whatwhere.errors import ShapeError, UsageError
-from whatwhere.nn.blocks import ShuffleUp, he_normal_, mirror_up
+from whatwhere.nn.blocks import ShuffleUp, cut_back, he_normal_, mirror_up
 from whatwhere.nn.encoder import Encoder, Level
 from whatwhere.nn.pretrained import make_encoder
 
@@ -203,9 +203,7 @@ class DynamicUNet(nn.Module):
             logits = functional.interpolate(logits, scale_factor=self.rest, mode="bilinear")
         if not self.encoder.exact:
             logits = functional.interpolate(logits, size=self._padded(image), mode="bilinear")
-        if torch.compiler.is_exporting():  # else the graph takes no multiples of the stride
-            logits = logits.contiguous()
-        return logits[..., :height, :width], presence
+        return cut_back(logits, height, width), presence
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from whatwhere.errors import UsageError
 
 _LARGEST = 512  # no backbone is asked for a larger multiple [px]
+_SHAPES: Sequence[tuple[int, int]] = ((1, 1), (1, 2), (3, 2))  # in multiples of a candidate
+_SQUARE: Sequence[tuple[int, int]] = ((1, 1),)
+# What a module that takes one size alone may want, the usual first [px].
+_SQUARES = (224, 256, 384, 240, 192, 288, 320, 336, 448, 512, 128, 160, 96, 64)
 _REFUSALS = (RuntimeError, AssertionError, ValueError, IndexError, TypeError, ZeroDivisionError)
 
 
@@ -33,11 +37,14 @@ class Encoder(nn.Module):
     """Any module that returns feature maps, as the contracting path of a U-Net.
 
     What it gives is measured by a few passes of small dummy images: the levels, whether maps come
-    as `(N, H, W, C)`, and the multiple of which both sides of an image must be.
+    as `(N, H, W, C)`, and the multiple of which both sides of an image must be. A module that takes
+    images of one size alone is given the image in squares of that size, and its maps are put
+    together.
 
     Attributes:
         levels: The finest first; one for each reduction.
         stride: Sides must be multiples of it [px].
+        square: Side of the squares that the module takes [px]; 0 where it takes other sizes too.
         exact: Whether all maps have exactly `side / reduction` pixels; else the decoder fits sizes.
 
     Shapes:
@@ -59,6 +66,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.body, self.in_channels, self.name = body, in_channels, name
         self.frozen = False
+        self.square = 0
+        self._pooled_norm = False
         self.stride, self.exact, found = self._measure()
         self._last = [channels_last for _, _, channels_last in found]
         groups: dict[int, list[int]] = {}
@@ -71,10 +80,21 @@ class Encoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        count, height = image.shape[0], image.shape[2]
+        if self.square:
+            image = _apart(image, self.square)
+        # A norm over pooled maps has one value of one image, and cannot learn from it.
+        alone = self._pooled_norm and self.body.training and image.shape[0] == 1
         maps = [
             one.permute(0, 3, 1, 2) if last else one
-            for one, last in zip(self.body(image), self._last, strict=True)
+            for one, last in zip(
+                self.body(torch.cat([image, image]) if alone else image), self._last, strict=True
+            )
         ]
+        if alone:
+            maps = [one[:1] for one in maps]
+        if self.square:
+            maps = [_together(one, count, height // self.square) for one in maps]
         return [
             maps[group[0]] if len(group) == 1 else torch.cat([maps[i] for i in group], dim=1)
             for group in self._groups
@@ -121,7 +141,7 @@ class Encoder(nn.Module):
         return groups
 
     def _measure(self) -> tuple[int, bool, list[tuple[int, int, bool]]]:
-        """Find the smallest multiple that works."""
+        """Find the smallest multiple that works, else the one size."""
         mode = self.body.training
         self.body.eval()
         fault: BaseException | None = None
@@ -129,20 +149,34 @@ class Encoder(nn.Module):
             multiples = self._multiples()
         except _REFUSALS as error:
             multiples, fault = [], error
+        tries = [(multiple, _SHAPES) for multiple in multiples]
+        tries += [(side, _SQUARE) for side in _SQUARES]
+        hooks = [
+            module.register_forward_pre_hook(self._note_norm)
+            for module in self.body.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
         try:
-            for multiple in multiples:
+            for multiple, shapes in tries:
                 try:
-                    exact, found = self._ask(multiple)
+                    exact, found = self._ask(multiple, shapes)
                 except _REFUSALS as error:
                     fault = fault or error
                     continue
+                self.square = multiple if shapes is _SQUARE else 0
                 return multiple, exact, found if exact else self._rounded(found)
         finally:
             self.body.train(mode)
+            for hook in hooks:
+                hook.remove()
         raise UsageError(
             f"{self.name} takes no image of up to {_LARGEST} px that was tried, or gives no "
             f"feature maps ({fault}). Take resnet34, or another of `whatwhere models`."
         )
+
+    def _note_norm(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Notice a norm that has one value of each channel where the maps are larger."""
+        self._pooled_norm = self._pooled_norm or inputs[0].shape[2:].numel() == 1
 
     def _multiples(self) -> list[int]:
         """Candidates: what the backbone says of itself comes first, its own image size last."""
@@ -165,7 +199,7 @@ class Encoder(nn.Module):
         return [(c, r, last) for (c, _, last), r in zip(found, told, strict=True)]
 
     def _ask(
-        self, multiple: int, sizes: Sequence[tuple[int, int]] = ((1, 1), (1, 2), (3, 2))
+        self, multiple: int, sizes: Sequence[tuple[int, int]]
     ) -> tuple[bool, list[tuple[int, int, bool]]]:
         """Try a multiple; (whether sizes are exact, (channels, reduction, channels last) of each).
 
@@ -176,6 +210,7 @@ class Encoder(nn.Module):
         found: list[tuple[int, int, bool]] = []
         for rows, columns in sizes:
             height, width = rows * multiple, columns * multiple
+            self._pooled_norm = False  # the largest image tells
             with torch.no_grad():
                 maps = self.body(torch.zeros(1, self.in_channels, height, width, device=device))
             if not isinstance(maps, (list, tuple)) or not maps:
@@ -187,6 +222,20 @@ class Encoder(nn.Module):
             exact = exact and found in ([], measured) and all(same for *_, same in described)
             found = measured  # the largest image tells reductions best
         return exact, found
+
+
+def _apart(image: Tensor, side: int) -> Tensor:
+    """Deal `(N, C, a·side, b·side)` out into squares `(N·a·b, C, side, side)`."""
+    channels, rows, columns = image.shape[1], image.shape[2] // side, image.shape[3] // side
+    squares = image.reshape(-1, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
+    return squares.reshape(-1, channels, side, side)
+
+
+def _together(maps: Tensor, count: int, rows: int) -> Tensor:
+    """Put the maps `(N·a·b, C, h, w)` of squares together: `(N, C, a·h, b·w)`."""
+    channels, height, width = maps.shape[1:]
+    dealt = maps.reshape(count, rows, -1, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return dealt.reshape(count, channels, rows * height, -1)
 
 
 def _describe(features: Tensor, height: int, width: int) -> tuple[int, int, bool, bool]:
