@@ -8,7 +8,7 @@ DEMO   ?= whatwhere-demo
 export WHATWHERE_DATA    ?= $(wildcard $(abspath ../shared/data))
 export WHATWHERE_WEIGHTS ?= $(wildcard $(abspath ../shared/weights))
 
-.PHONY: help setup demo test test-slow check fix bench docs clean
+.PHONY: help setup demo test test-slow check fix bench sweep docs clean
 
 help:            ## these lines
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/:.*##/\t/'
@@ -43,6 +43,9 @@ fix: setup       ## mend what can be mended by itself
 
 bench: setup     ## time it; rows go to benchmarks/results/
 	$(BIN)/python benchmarks/run.py
+
+sweep: setup     ## try a backbone of every family; makes a page of the documentation anew
+	$(BIN)/python docs/sweep_backbones.py
 
 docs: setup      ## the documentation site, strictly
 	$(BIN)/python docs/generate.py

@@ -3,7 +3,7 @@
     python benchmarks/ablation.py --set salt
     python benchmarks/ablation.py --set india --seeds 1 2
 
-`salt` is the first 480 pairs of `WHATWHERE_DATA/tgs_salt`, stretched to 128 px; `india` are the
+`salt` is the first 320 pairs of `WHATWHERE_DATA/tgs_salt`, stretched to 128 px; `india` are the
 scenes of `s2_india.py` in their cut form. All runs of a seed see the same chips in the same order
 for the same number of epochs. The backbone and its weights come from `WHATWHERE_WEIGHTS`.
 """
@@ -25,10 +25,10 @@ from whatwhere import Talk, jobs
 from whatwhere.config import RECIPES
 
 SETS: dict[str, dict[str, Any]] = {
-    "salt": {"resize": 128, "classes": "background,salt", "epochs": 8, "batch_size": 16},
+    "salt": {"resize": 128, "classes": "background,salt", "epochs": 8, "batch_size": 8},
     "india": {
         **{"classes": CLASSES, "bands": "red=1,green=2,blue=3", "chip_size": 128},
-        **{"orientation": "free", "epochs": 20, "batch_size": 8},
+        **{"orientation": "free", "epochs": 12, "batch_size": 8},
     },
 }
 PLATEAU = {"schedule": "plateau", "warmup": 0.1}
@@ -62,7 +62,7 @@ def main() -> None:
         if asked.set == "india":
             prepare(root / "s2_india", data, 256)
         else:
-            take(root / "tgs_salt", data, 480)
+            take(root / "tgs_salt", data, 320)
         for seed in asked.seeds:
             for variant in asked.variants:
                 run = Path(folder) / f"{seed}-{variant.replace(' ', '-')}"

@@ -178,9 +178,9 @@ def page(rows: list[Row], tried: list[Row], works: int) -> str:
             f"| {row.family} | `{row.tried}` | {row.parameters / 1e6:.1f} M | {sizes} | {told} |"
         )
     silent = [row.family for row in rows if not row.tried]
+    if silent:
+        lines += ["", f"No member of these families gives feature maps: {', '.join(silent)}."]
     lines += [
-        "",
-        f"No member of these families gives feature maps: {', '.join(silent)}.",
         "",
         "`whatwhere models NAME` tells the same of any other member, and what it takes in memory.",
         "",

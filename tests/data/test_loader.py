@@ -232,6 +232,72 @@ def test_training_chips_come_at_a_multiple_of_the_stride(tmp_path: Path) -> None
     assert chips[0, 0]["image"].shape == (1, 9, 9)
 
 
+UNPADDED = Geometry(16, 92, 92, 12)
+
+
+def surrounded(image: NDArray[Any], row: int, column: int, side: tuple[int, int]) -> NDArray[Any]:
+    """A rectangle of an image that goes on as its mirror image, by NumPy."""
+    wide = np.pad(image, 400, mode="reflect")
+    return wide[400 + row : 400 + row + side[0], 400 + column : 400 + column + side[1]]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (20, 33), (64, 64)])
+@pytest.mark.parametrize("training", [True, False])
+def test_chips_of_an_unpadded_net_see_what_lies_around_them(
+    tmp_path: Path, training: bool, shape: tuple[int, int]
+) -> None:
+    chips = cut(tmp_path, (150, 70), (9, 5), shape=shape, geometry=UNPADDED, training=training)
+    legal = [min(n for n in range(188, 600, 16) if n - 184 >= side) for side in shape]
+    for index in range(0, len(chips), 1 + len(chips) // 10):
+        image, *_ = READER(chips.pairs[int(chips.key(index))])
+        height, width = image.shape[1:]
+        for epoch in range(3 if training else 1):
+            chip = chips[epoch, index]
+            assert chip["image"].shape == (1, *legal)
+            assert chip["labels"].shape == chip["valid"].shape == tuple(legal)
+            rows, columns = np.nonzero(chip["valid"])
+            high, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
+            assert chip["valid"].sum() == high * wide
+            assert high <= min(shape[0], height) and wide <= min(shape[1], width)
+            assert rows.min() >= 92 and rows.max() < legal[0] - 92  # the ring does not count
+            assert columns.min() >= 92 and columns.max() < legal[1] - 92
+            window = chips.plan[index][1]
+            if training:
+                places = [(r, c) for r in range(height - high + 1) for c in range(width - wide + 1)]
+            else:
+                places = [(window.row, window.column)]
+            inner = chip["image"][0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            fitting = [
+                (r, c)
+                for r, c in places
+                if np.array_equal(image[0, r : r + high, c : c + wide], inner)
+            ]
+            assert fitting
+            whole = [
+                surrounded(image[0], r - rows.min(), c - columns.min(), legal) for r, c in fitting
+            ]
+            assert any(np.array_equal(one, chip["image"][0]) for one in whole)
+            assert np.array_equal(chip["labels"], chip["image"][0] > (128 - 100) / 50)
+
+
+def test_validation_chips_of_an_unpadded_net_count_each_pixel_once(tmp_path: Path) -> None:
+    chips = cut(tmp_path, (150, 70), (9, 5), shape=(64, 64), geometry=UNPADDED, training=False)
+    for which, size in ((0, (150, 70)), (1, (9, 5))):
+        image, *_ = READER(chips.pairs[which])
+        mine = [chips[0, i] for i in range(len(chips)) if chips.key(i) == str(which)]
+        values = np.concatenate([chip["image"][0][chip["valid"]] for chip in mine])
+        assert len(values) == size[0] * size[1]
+        assert np.array_equal(np.sort(values), np.sort(image.ravel()))
+
+
+def test_a_ring_of_pixels_that_are_there_is_not_mirrored(tmp_path: Path) -> None:
+    """In the middle of a large image the ring is the image itself."""
+    chips = cut(tmp_path, (600, 600), shape=(20, 20), geometry=UNPADDED, training=False)
+    image, *_ = READER(chips.pairs[0])
+    index = next(i for i, (_, w) in enumerate(chips.plan) if (w.row, w.column) == (300, 280))
+    assert np.array_equal(chips[0, index]["image"][0], image[0, 208:412, 188:392])
+
+
 def test_a_cache_changes_nothing_but_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

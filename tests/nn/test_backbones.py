@@ -61,7 +61,10 @@ OTHERS = (
 )
 BACKBONES = (*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS))
 
-NOT_EXPORTED = {}
+NOT_EXPORTED = {  # one window, or one square, is another graph than several
+    "test_maxvit": r"Guard failed: torch\.sym_max\(1, .* // 160\) != 1",
+    "test_coatnet": r"Guard failed: image\.size\(\)\[[23]\] >= 161",
+}
 """Why the sizes of some cannot be left free in an export; the test turns red when they can."""
 
 LABELS = Classes(

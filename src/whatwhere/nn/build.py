@@ -96,11 +96,15 @@ def build_model(
 
 
 def require_backbone(name: str) -> None:
-    """Raise `UsageError` if timm has no such backbone; the nearest names are told."""
+    """Raise `UsageError` if timm has no such backbone or tag; the nearest names are told."""
     import timm
 
-    base = name.split(".")[0]
+    base, _, tag = name.partition(".")
     if timm.is_model(base):
+        tags = timm.list_models(f"{base}.*", pretrained=True)
+        if tag and name not in tags:
+            known = f"There are: {', '.join(tags[:5])}." if tags else "It has none."
+            raise UsageError(f"{base} has no weights of the name {tag!r}. {known}")
         return
     close = difflib.get_close_matches(base, [*ARCHITECTURES, *timm.list_models()], n=3)
     hint = f"Did you mean {' or '.join(close)}?" if close else "`whatwhere models` lists some."
@@ -124,7 +128,9 @@ def geometry(model: nn.Module) -> Geometry:
 def seen_margin(model: DynamicUNet) -> int | None:
     """Measure how far a pixel sees, by looking how far "not a number" spreads.
 
-    A strip of the image one stride wide is made NaN; whatever depends on it becomes NaN too. Then a
+    A strip of the image one stride wide is made NaN; whatever depends on it becomes NaN too. The
+    margin is counted from the strip's edges, which is what matters where windows start at
+    multiples of the stride: a pixel may see up to a stride farther, into the same strip. Then a
     random image is cut at a multiple of the stride, and the two answers are compared: layers that
     deal the image out from its corner (windowed attention) give others.
 

@@ -211,15 +211,12 @@ class DynamicUNet(nn.Module):
         return ("encoder", *(f"decoder.{i}" for i in range(len(self.decoder))), "head")
 
     def _padded(self, image: Tensor) -> tuple[int, int]:
-        """The size the backbone works at: at least two pixels wide and high at the bottom.
-
-        Batch norm cannot learn from one value, and an export cannot tell a side of 1 from others.
-        """
-        stride = self.encoder.stride
-        least = -(-2 * self.encoder.levels[-1].reduction // stride)
+        """The size the backbone works at."""
+        stride, least = self.encoder.stride, self.encoder.least
         larger: Any = torch.sym_max if torch.compiler.is_exporting() else max
         height, width = (
-            larger((side + stride - 1) // stride, least) * stride for side in image.shape[-2:]
+            larger((side + stride - 1) // stride, least // stride) * stride
+            for side in image.shape[-2:]
         )
         return height, width
 

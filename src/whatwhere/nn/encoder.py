@@ -44,6 +44,8 @@ class Encoder(nn.Module):
     Attributes:
         levels: The finest first; one for each reduction.
         stride: Sides must be multiples of it [px].
+        least: Sides should not be smaller [px]: batch norm cannot learn from one value, and an
+            export cannot tell a side of 1 from others.
         square: Side of the squares that the module takes [px]; 0 where it takes other sizes too.
         exact: Whether all maps have exactly `side / reduction` pixels; else the decoder fits sizes.
 
@@ -67,7 +69,6 @@ class Encoder(nn.Module):
         self.body, self.in_channels, self.name = body, in_channels, name
         self.frozen = False
         self.square = 0
-        self._pooled_norm = False
         self.stride, self.exact, found = self._measure()
         self._last = [channels_last for _, _, channels_last in found]
         groups: dict[int, list[int]] = {}
@@ -78,13 +79,15 @@ class Encoder(nn.Module):
             Level(sum(found[number][0] for number in groups[reduction]), reduction)
             for reduction in sorted(groups)
         )
+        self.least = -(-2 * self.levels[-1].reduction // self.stride) * self.stride
+        self._alone = self._norms_of_one()
 
     def forward(self, image: Tensor) -> list[Tensor]:
         count, height = image.shape[0], image.shape[2]
         if self.square:
             image = _apart(image, self.square)
-        # A norm over pooled maps has one value of one image, and cannot learn from it.
-        alone = self._pooled_norm and self.body.training and image.shape[0] == 1
+        # A norm cannot learn from the one value that a pooled map of one image has.
+        alone = self._alone and self.body.training and image.shape[0] == 1
         maps = [
             one.permute(0, 3, 1, 2) if last else one
             for one, last in zip(
@@ -116,15 +119,13 @@ class Encoder(nn.Module):
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters that each level needs beyond the finer ones, the finest first."""
-        device = next(self.body.parameters()).device
         mode, asked = self.body.training, [p.requires_grad for p in self.body.parameters()]
         parameters = list(self.body.parameters())
         for parameter in parameters:
             parameter.requires_grad_(True)
         self.body.eval()
-        side = self.stride
         with torch.enable_grad():
-            maps = self(torch.zeros(1, self.in_channels, side, side, device=device))
+            maps = self(self._blank(self.stride, self.stride))
         left, groups = dict(enumerate(parameters)), []
         for one in maps:
             numbers, group = list(left), []
@@ -151,11 +152,6 @@ class Encoder(nn.Module):
             multiples, fault = [], error
         tries = [(multiple, _SHAPES) for multiple in multiples]
         tries += [(side, _SQUARE) for side in _SQUARES]
-        hooks = [
-            module.register_forward_pre_hook(self._note_norm)
-            for module in self.body.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        ]
         try:
             for multiple, shapes in tries:
                 try:
@@ -167,16 +163,38 @@ class Encoder(nn.Module):
                 return multiple, exact, found if exact else self._rounded(found)
         finally:
             self.body.train(mode)
-            for hook in hooks:
-                hook.remove()
         raise UsageError(
             f"{self.name} takes no image of up to {_LARGEST} px that was tried, or gives no "
             f"feature maps ({fault}). Take resnet34, or another of `whatwhere models`."
         )
 
-    def _note_norm(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Notice a norm that has one value of each channel where the maps are larger."""
-        self._pooled_norm = self._pooled_norm or inputs[0].shape[2:].numel() == 1
+    def _norms_of_one(self) -> bool:
+        """Whether a batch norm has one value of each channel where the least image comes alone."""
+        single: list[bool] = []
+
+        def note(_norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            single.append(inputs[0].shape[2:].numel() == 1)
+
+        hooks = [
+            module.register_forward_pre_hook(note)
+            for module in self.body.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+        mode = self.body.training
+        self.body.eval()
+        try:
+            with torch.no_grad():
+                self.body(self._blank(*2 * (self.square or self.least,)))
+        finally:
+            self.body.train(mode)
+            for hook in hooks:
+                hook.remove()
+        return any(single)
+
+    def _blank(self, height: int, width: int) -> Tensor:
+        """An image of zeros, where the module's weights are."""
+        device = next((p.device for p in self.body.parameters()), torch.device("cpu"))
+        return torch.zeros(1, self.in_channels, height, width, device=device)
 
     def _multiples(self) -> list[int]:
         """Candidates: what the backbone says of itself comes first, its own image size last."""
@@ -185,9 +203,19 @@ class Encoder(nn.Module):
             deepest = max(info.reduction())
         else:  # a large image tells what a small one cannot
             _, found = self._ask(256, ((1, 2),))
-            deepest = max(2 ** round(math.log2(reduction)) for _, reduction, _ in found)
+            measured = max(reduction for _, reduction, _ in found)
+            deepest = 2 ** round(math.log2(measured))
+            if measured != deepest and self._fits(measured):  # patches of 14 px
+                return [measured]
         steps = [k * deepest for k in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)]
         return [step for step in steps if step <= max(_LARGEST, deepest)]
+
+    def _fits(self, multiple: int) -> bool:
+        """Whether a multiple works and gives maps of exact sizes."""
+        try:
+            return self._ask(multiple, _SHAPES)[0]
+        except _REFUSALS:
+            return False
 
     def _rounded(self, found: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
         """Take reductions from what the backbone says, or the powers of two nearest to measured."""
@@ -205,14 +233,12 @@ class Encoder(nn.Module):
 
         Raises one of `_REFUSALS` where it does not work.
         """
-        device = next((p.device for p in self.body.parameters()), torch.device("cpu"))
         exact = True
         found: list[tuple[int, int, bool]] = []
         for rows, columns in sizes:
             height, width = rows * multiple, columns * multiple
-            self._pooled_norm = False  # the largest image tells
             with torch.no_grad():
-                maps = self.body(torch.zeros(1, self.in_channels, height, width, device=device))
+                maps = self.body(self._blank(height, width))
             if not isinstance(maps, (list, tuple)) or not maps:
                 raise ValueError("it returns no list of feature maps")
             described = [_describe(one, height, width) for one in maps]

@@ -59,10 +59,18 @@ def make_encoder(
 
 def has_weights(name: str) -> bool:
     """Whether timm has pretrained weights for a backbone."""
+    config = _config(name)
+    return bool(config is not None and config.has_weights)
+
+
+def _config(name: str) -> Any:
+    """What timm says of the weights of a name; None for a tag that it does not know."""
     import timm
 
-    config = timm.get_pretrained_cfg(name)
-    return bool(config is not None and config.has_weights)
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return None
 
 
 def check_weights_file(path: Path) -> None:
@@ -125,10 +133,10 @@ def _take_filters(
         for key, own in body.state_dict().items():
             filters = state[key]
             over_bands = filters.ndim == 4 and filters.shape[1] == 3
-            if over_bands and own.shape == (len(filters), in_channels, *filters.shape[2:]):
+            fits = over_bands and own.shape == (len(filters), in_channels, *filters.shape[2:])
+            if fits and not (adapted and own.shape == filters.shape):
                 state[key] = adapt_filters(filters, in_channels, names)
                 adapted = True
-                break
         if not adapted:
             raise UsageError(
                 f"the first filters of {name} cannot be fitted to {in_channels} bands. Train "
@@ -172,6 +180,8 @@ def _load_pretrained(
     name: str, options: Mapping[str, Any], pretrained: bool | str | Path
 ) -> nn.Module:
     """Build a backbone for three bands with pretrained weights."""
+    from safetensors import SafetensorError
+
     file = str(fetch_weights(name) if isinstance(pretrained, bool) else pretrained)
     log = logging.getLogger("timm")
     level = log.level
@@ -180,7 +190,7 @@ def _load_pretrained(
         return _create(
             name, options, in_chans=3, pretrained=True, pretrained_cfg_overlay={"file": file}
         )
-    except (UsageError, RuntimeError, OSError) as error:
+    except (UsageError, RuntimeError, OSError, SafetensorError) as error:
         lines = str(error.__cause__ or error).splitlines()
         told = " ".join(line.strip() for line in lines[:2])
         raise UsageError(f"{file}: these weights do not fit {name}: {told}") from error
@@ -198,7 +208,7 @@ def fetch_weights(name: str) -> Path:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    config = timm.get_pretrained_cfg(name)
+    config = _config(name)
     ways = (
         "Train without them (--no-pretrained, pretrained=False), or from a safetensors file "
         "(--pretrained-path FILE, pretrained=FILE)."

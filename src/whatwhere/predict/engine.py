@@ -116,7 +116,7 @@ class Predictor:
             rows, columns = one.window.slices
             part = self.backend.run(np.ascontiguousarray(image[None, :, rows, columns]))[0]
             if result is None:
-                result = np.empty((len(part), height, width), dtype=np.float32)
+                result = np.empty((len(part), height, width), dtype=part.dtype)
             result[(slice(None), *one.core.slices)] = part[(slice(None), *one.inner.slices)]
         return _require(result, height, width)
 
@@ -135,7 +135,7 @@ class Predictor:
                 window = extended[None, :, row : row + rows, column : column + columns]
                 part = self.backend.run(np.ascontiguousarray(window))[0]
                 if result is None:
-                    result = np.empty((len(part), height, width), dtype=np.float32)
+                    result = np.empty((len(part), height, width), dtype=part.dtype)
                 core = (slice(row, row + kept_rows), slice(column, column + kept_columns))
                 result[(slice(None), *core)] = part[:, :kept_rows, :kept_columns]
         return _require(result, height, width)
