@@ -15,7 +15,7 @@ from whatwhere.data.sources import Pair, open_source
 from whatwhere.data.splits import choose, fingerprint, own
 from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.predict.decide import parse_thresholds
-from whatwhere.predict.engine import Predictor
+from whatwhere.predict.engine import load
 from whatwhere.predict.images import Written, plan_outputs, predict_image, table_of
 from whatwhere.runs import Run
 from whatwhere.talk import Talk
@@ -220,6 +220,7 @@ def evaluate(
     threshold: str | float | None = None,
     device: str = "auto",
     tile: int = 0,
+    encoder: Any = None,
     talk: Talk | None = None,
 ) -> dict[str, Any]:
     """Score a run.
@@ -232,6 +233,7 @@ def evaluate(
         threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
         device: `auto`, `cpu`, `cuda` or `mps`.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
+        encoder: The module that gives the feature maps, if the net was trained on one of your own.
         talk: Where the progress goes.
 
     Returns:
@@ -244,7 +246,7 @@ def evaluate(
         DataError: The data cannot be read, or does not fit the run's classes or bands.
     """
     talk, run = talk or Talk(), runs.run_folder(Path(run))
-    predictor = Predictor.open(run, device, tile)
+    predictor = load(run, device=device, tile=tile, encoder=encoder)
     card = predictor.card
     thresholds = _thresholds(threshold, card)
     pairs, on = _pairs(run, data, card, "score" if part == "auto" else part, talk)
@@ -268,6 +270,7 @@ def tune(
     metric: str = "iou",
     device: str = "auto",
     tile: int = 0,
+    encoder: Any = None,
     talk: Talk | None = None,
 ) -> dict[str, Any]:
     """Choose the threshold of each label and keep it in the bundle.
@@ -279,6 +282,7 @@ def tune(
         metric: `iou`, `dice`, `mean_iou`, `mean_iou_images` or `pixel_accuracy`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
+        encoder: The module that gives the feature maps, if the net was trained on one of your own.
         talk: Where the progress goes.
 
     Returns:
@@ -292,7 +296,7 @@ def tune(
     """
     talk, run = talk or Talk(), runs.run_folder(Path(run))
     chosen = scoring.parse_metric(metric)
-    predictor = Predictor.open(run, device, tile)
+    predictor = load(run, device=device, tile=tile, encoder=encoder)
     card = predictor.card
     if card.classes.task == "multiclass":
         raise UsageError(
@@ -335,6 +339,7 @@ def predict(
     table: str | Path | None = None,
     device: str = "auto",
     tile: int = 0,
+    encoder: Any = None,
     talk: Talk | None = None,
 ) -> list[Written]:
     """Segment images.
@@ -349,6 +354,7 @@ def predict(
         table: A CSV file to write each image's pixels and shares of each class to.
         device: `auto`, `cpu`, `cuda` or `mps`.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
+        encoder: The module that gives the feature maps, if the net was trained on one of your own.
         talk: Where the progress goes.
 
     Returns:
@@ -361,7 +367,7 @@ def predict(
     """
     talk = talk or Talk()
     sources = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    predictor = Predictor.open(Path(run), device, tile)
+    predictor = load(run, device=device, tile=tile, encoder=encoder)
     thresholds = _thresholds(threshold, predictor.card)
     targets = plan_outputs(
         [Path(source) for source in sources],
