@@ -299,6 +299,7 @@ def test_unknown_and_missing_lines_of_a_card_are_named(saved: Path) -> None:
         ({"geometry": dict(SHAPE, margin=-1)}, "stride, margin or border out of its range"),
         ({"geometry": dict(SHAPE, remainder=16)}, "a remainder that is not below its stride"),
         ({"geometry": {"stride": 16}}, "the geometry cannot be read: KeyError"),
+        ({"geometry": dict(SHAPE, stride=10**6)}, "a stride or border above 1024 px"),
         ({"pixel_size": -1}, "pixel size out of its range"),
         ({"self_test": 3}, "the card cannot be read: TypeError"),
         (

@@ -111,6 +111,23 @@ def test_a_recipe_for_another_net_keeps_what_both_have() -> None:
     assert (found.epochs, found.upsample, found.kernel_size) == (3, "nearest", 3)
 
 
+def test_one_backbone_for_another_keeps_everything() -> None:
+    base = make_recipe(model="resnet34", pretrained=False, norm="group", freeze_epochs=2)
+    found = make_recipe(base, model="resnet50")
+    assert (found.pretrained, found.norm, found.freeze_epochs) == (False, "group", 2)
+
+
+def test_a_file_for_another_net_leaves_what_belongs_to_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('model = "resnet34"\nupsample = "shuffle"\nepochs = 7\nloss = "dice"\n')
+    found = make_recipe(path, model="unet2015")
+    assert (found.n_filters, found.epochs, found.loss) == (64, 7, "dice")
+    path.write_text(to_toml(make_recipe(epochs=4)), encoding="utf-8")
+    assert make_recipe(path, model="resnet50").upsample == "nearest"
+    path.write_text("weight_decay = 0.1\n")  # means something with what is given beside it
+    assert make_recipe(path, optimizer="adamw").weight_decay == 0.1
+
+
 def test_a_setting_that_the_net_does_not_have_is_refused() -> None:
     with pytest.raises(UsageError, match="kernel_size is not for resnet34"):
         make_recipe(model="resnet34", kernel_size=5)

@@ -67,6 +67,31 @@ def test_a_net_on_an_encoder_of_ones_own_is_trained_and_loaded(data: Path, tmp_p
     assert predictor.probabilities(np.zeros((1, 9, 40), np.uint8)).shape == (1, 9, 40)
     trained = found.weights["encoder.body.convs.0.weight"]
     assert not np.array_equal(trained, before["convs.0.weight"].numpy())
+    with pytest.raises(BundleError, match=r"encoder of its own, Chain"):
+        jobs.evaluate(tmp_path / "run", data, talk=QUIET)
+    own: dict[str, Any] = {"encoder": Chain(1, (4, 6)), "talk": QUIET}
+    jobs.tune(tmp_path / "run", data, **own)
+    assert jobs.evaluate(tmp_path / "run", data, **own)["images"] > 0
+    assert jobs.predict(tmp_path / "run", data, tmp_path / "out", **own)
+
+
+def test_an_own_encoder_brings_its_weights_itself(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(UsageError, match="an encoder of your own brings its weights itself"):
+        jobs.train(
+            data, tmp_path / "run", encoder=Chain(1, (4, 6)), pretrained_path=str(file), **TINY
+        )
+
+
+def test_loading_leaves_the_users_module_alone(data: Path, tmp_path: Path) -> None:
+    encoder = Chain(1, (4, 6))
+    jobs.train(data, tmp_path / "run", encoder=encoder, **TINY)
+    mine = Chain(1, (4, 6))
+    before = {name: tensor.clone() for name, tensor in mine.state_dict().items()}
+    load(tmp_path / "run", encoder=mine)
+    assert mine.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in mine.state_dict().items())
 
 
 def test_an_own_encoder_that_is_named_alone_is_refused(data: Path, tmp_path: Path) -> None:
@@ -131,7 +156,7 @@ def test_another_architecture_is_refused_with_a_table(
     with pytest.raises(UsageError, match=table):
         jobs.train(data, tmp_path / "a", model="unet2015", pretrained_path=str(run), **TINY)
     assert not (tmp_path / "a").exists()
-    with pytest.raises(UsageError, match=r"run: the trained net is of another architecture: c1\."):
+    with pytest.raises(UsageError, match=r"does not go with(.|\n)*n_filters +2 +3"):
         jobs.train(data, tmp_path / "b", n_filters=3, pretrained_path=str(run), **TINY)
 
 
@@ -139,6 +164,14 @@ def test_a_run_that_is_not_there_is_told(data: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match="empty: there is no bundle in it"):
         jobs.train(data, tmp_path / "a", pretrained_path=str(tmp_path / "empty"), **TINY)
+
+
+def test_the_rate_finder_starts_from_a_run_too(data: Path, run: Path) -> None:
+    """The run gives the net: of 2 filters, where the recipe says 16."""
+    found = jobs.lr_find(data, pretrained_path=str(run), batch_size=4, talk=QUIET)
+    assert 1e-7 < found["suggestion"] < 1
+    card = str(run / "bundle" / "bundle.json")
+    assert jobs.lr_find(data, pretrained_path=card, batch_size=4, talk=QUIET) == found
 
 
 # ---------------------------------------------------------------- a file of weights

@@ -183,7 +183,7 @@ def _train(
         Path, typer.Option("-o", "--output", help="the run folder", show_default=False)
     ],
     *,
-    recipe: Annotated[str, typer.Option(help="tutorial, or a TOML file of settings")] = "tutorial",
+    recipe: Annotated[str, typer.Option(help="tutorial, modern, or a TOML file")] = "tutorial",
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="processes that read ahead; 0: none", min=0)] = 0,
     dry_run: Annotated[
@@ -217,7 +217,7 @@ def _lr_find(
         Path | None, typer.Option("-o", "--output", help="draw the loss over the rate here, a PNG")
     ] = None,
     *,
-    recipe: Annotated[str, typer.Option(help="tutorial, or a TOML file of settings")] = "tutorial",
+    recipe: Annotated[str, typer.Option(help="tutorial, modern, or a TOML file")] = "tutorial",
     device: Device = "auto",
     as_json: Json = False,
     settings: dict[str, Any],

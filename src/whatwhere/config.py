@@ -34,8 +34,9 @@ def _setting(
 class Recipe:
     """How a run is trained; the defaults are the tutorial's.
 
-    Values are checked when the recipe is made. `resize`, `split`, `bands` and `classes` are written
-    as on the command line.
+    `make_recipe` gives each net its own usual values (`unet2015` 64 filters, a backbone nearest
+    upsampling without dropout). Values are checked when the recipe is made. `resize`, `split`,
+    `bands` and `classes` are written as on the command line.
 
     Raises:
         UsageError: Values out of their range; all of them are named.
@@ -264,24 +265,32 @@ def make_recipe(base: str | Path | Recipe = "tutorial", **settings: Any) -> Reci
     """
     given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(base, Recipe):
-        recipe = base
-        if given.get("model", base.model) != base.model:  # what only the other net has goes
-            recipe = dataclasses.replace(Recipe(), **_shared(base))
-            recipe = _replace(recipe, _own_defaults(given["model"]), "")
-    elif base in RECIPES:
-        settings_of_base = dict(RECIPES[str(base)])
-        model = str(given.get("model", settings_of_base.get("model", "tutorial")))
-        return _replace(
-            Recipe(), {**_own_defaults(model), **settings_of_base, **given}, "the settings: "
-        )
-    else:
-        settings_of_file = _read_toml(Path(base))
-        model = str(given.get("model", settings_of_file.get("model", "tutorial")))
-        try:
-            recipe = _replace(Recipe(), {**_own_defaults(model), **settings_of_file}, "")
+        model = given.get("model", base.model)
+        if model == base.model:
+            return _replace(base, given, "the settings: ")
+        kept = _of_another(to_dict(base), base.model, str(model))
+        return _replace(Recipe(), {**_own_defaults(str(model)), **kept, **given}, "the settings: ")
+    if base in RECIPES:
+        named = dict(RECIPES[str(base)])
+        model = str(given.get("model", named.get("model", "tutorial")))
+        return _replace(Recipe(), {**_own_defaults(model), **named, **given}, "the settings: ")
+    return _from_file(Path(base), given)
+
+
+def _from_file(path: Path, given: Mapping[str, Any]) -> Recipe:
+    """Take a recipe from a TOML file; what is given goes before it."""
+    told = _read_toml(path)
+    written = str(told.get("model", "tutorial"))
+    model = str(given.get("model", written))
+    kept = told if model == written else _of_another(told, written, model)
+    try:
+        return _replace(Recipe(), {**_own_defaults(model), **kept, **given}, "the settings: ")
+    except UsageError:
+        try:  # whose fault is it?
+            _replace(Recipe(), {**_own_defaults(written), **told}, "")
         except UsageError as error:
-            raise UsageError(f"{base}: {error}") from error
-    return _replace(recipe, given, "the settings: ")
+            raise UsageError(f"{path}: {error}") from error
+        raise
 
 
 def _own_defaults(model: str) -> Mapping[str, Any]:
@@ -289,10 +298,12 @@ def _own_defaults(model: str) -> Mapping[str, Any]:
     return {"model": model, **_OWN_DEFAULTS.get(model, _BACKBONE_DEFAULTS)}
 
 
-def _shared(recipe: Recipe) -> dict[str, Any]:
-    """The settings of a recipe that do not belong to its net."""
+def _of_another(settings: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    """The settings of a recipe that still mean something for another net."""
     nets = {name for group in (*MODELS.values(), BACKBONE) for name in group}
-    return {n: v for n, v in to_dict(recipe).items() if n not in {*nets, *_START, "model"}}
+    alike = old not in MODELS and new not in MODELS  # one backbone for another
+    gone = {"model"} if alike else {*nets, "encoder_lr", "freeze_epochs", "model"}
+    return {name: value for name, value in settings.items() if name not in gone}
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

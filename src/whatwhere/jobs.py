@@ -91,19 +91,25 @@ def train(
         OutputError: The run folder cannot be written.
         NumericsError: The loss is not finite.
     """
-    from whatwhere import nets
     from whatwhere.training import train_run
 
-    start = settings.get("pretrained_path")
-    if start and settings.get("model") is None and not isinstance(recipe, Recipe):
-        given = {name: value for name, value in settings.items() if value is not None}
-        settings = {**nets.inherited(start), **given}
-    if encoder is not None:
-        settings["model"] = f"{nets.OWN}{type(encoder).__name__}"
-    chosen = make_recipe(recipe, **settings)
+    chosen = _recipe(recipe, encoder, settings)
     return train_run(
         Path(data), Path(output), chosen, device, workers, dry_run, talk or Talk(), encoder
     )
+
+
+def _recipe(base: str | Path | Recipe, encoder: Any, settings: dict[str, Any]) -> Recipe:
+    """Make the recipe; a run that it starts from gives the net where nobody else names one."""
+    from whatwhere import nets
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    if encoder is not None:
+        given["model"] = f"{nets.OWN}{type(encoder).__name__}"
+    start = given.get("pretrained_path")
+    if start and "model" not in given and not isinstance(base, Recipe):
+        given = {**nets.inherited(start), **given}
+    return make_recipe(base, **given)
 
 
 def lr_find(
@@ -112,6 +118,7 @@ def lr_find(
     recipe: str | Path | Recipe = "tutorial",
     picture: str | Path | None = None,
     device: str = "auto",
+    encoder: Any = None,
     talk: Talk | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -125,6 +132,7 @@ def lr_find(
         recipe: A name, a TOML file, or a `Recipe`; its `lr` does not matter.
         picture: A PNG file to draw the loss over the rate into.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        encoder: A torch module of your own, as in `train`.
         talk: Where lines and bars go.
         **settings: Any setting of `Recipe`; the batch size and the loss matter most.
 
@@ -140,12 +148,12 @@ def lr_find(
     """
     from whatwhere.training import find_rate
 
-    chosen = make_recipe(recipe, **settings)
+    chosen = _recipe(recipe, encoder, settings)
     if picture is not None:
         if Path(picture).suffix.lower() != ".png":
             raise UsageError(f"{picture}: the picture is a PNG: let its name end in .png.")
         files.check_writable(Path(picture).parent)
-    found = find_rate(Path(data), chosen, device, talk or Talk())
+    found = find_rate(Path(data), chosen, device, talk or Talk(), encoder)
     if picture is not None:
         drawn = pictures.draw_lr(found.lrs, found.losses, found.suggestion)
         files.write_bytes(Path(picture), drawn)

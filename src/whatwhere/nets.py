@@ -6,6 +6,7 @@ import copy
 import datetime
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from whatwhere import bundle
 from whatwhere.bundle import Card
-from whatwhere.config import MODELS, Recipe, to_dict
+from whatwhere.config import MODELS, Recipe, settings_of, to_dict
 from whatwhere.data.plan import DataPlan
 from whatwhere.errors import UsageError
 from whatwhere.nn.build import build_light, build_model, count_parameters
@@ -40,6 +41,8 @@ def check_model(recipe: Recipe, encoder: Any = None) -> None:
     file = weights_file(recipe)
     if file:
         check_weights_file(file)
+        if encoder is not None:
+            raise UsageError(f"{file}: an encoder of your own brings its weights itself.")
         if recipe.model in MODELS:
             raise UsageError(
                 f"{file}: a file of weights is for a backbone, and {recipe.model} has none. Give a "
@@ -71,11 +74,10 @@ def weights_file(recipe: Recipe) -> Path | None:
 
 def inherited(path: str | Path) -> dict[str, Any]:
     """Return the net's settings of a run that another one is to start from; empty for a file."""
-    if not Path(path).is_dir():
+    if not Path(path).is_dir() and Path(path).name != bundle.CARD:
         return {}
     card = bundle.load_card(Path(path))
-    names = {"model", *Recipe(model=card.model).model_arguments, "decoder_channels"}
-    names |= {"backbone_args"}
+    names = ("model", *settings_of(card.model))
     return {name: card.recipe[name] for name in names if name in card.recipe}
 
 
@@ -128,22 +130,30 @@ def first_net(
             recipe.model, *sizes, pretrained=wanted, band_names=bands.names, **arguments
         )
     if recipe.pretrained_path and weights_file(recipe) is None:
-        _continue(net, Path(recipe.pretrained_path), recipe, bands, classes, talk)
+        path = Path(recipe.pretrained_path)
+        _continue(net, path, (recipe.model, arguments), bands, classes, talk)
     return net
 
 
 def _continue(
-    net: Any, path: Path, recipe: Recipe, bands: Bands, classes: Classes, talk: Talk
+    net: Any,
+    path: Path,
+    wanted: tuple[str, dict[str, Any]],
+    bands: Bands,
+    classes: Classes,
+    talk: Talk,
 ) -> None:
-    """Start from a trained net, and say what was kept of it."""
+    """Start from a trained net, and say what was kept of it; `wanted` is model and arguments."""
     old = bundle.load(path)
-    if old.card.model != recipe.model:
-        raise UsageError(
-            f"{path} does not go with this recipe:\n"
-            + difference(
-                [("model", old.card.model, recipe.model)],
-            )
-        )
+    was = {"model": old.card.model, **_meaning(old.card.arguments)}
+    now = {"model": wanted[0], **_meaning(wanted[1])}
+    unlike = [
+        (name, str(was.get(name, "–")), str(now.get(name, "–")))
+        for name in dict.fromkeys([*was, *now])
+        if was.get(name) != now.get(name)
+    ]
+    if unlike:
+        raise UsageError(f"{path} does not go with this recipe:\n{difference(unlike)}")
     same = old.card.classes.task == classes.task and old.card.classes.names == classes.names
     try:
         taken = take_over(
@@ -158,6 +168,16 @@ def _continue(
     ]
     if any(was != now for _, was, now in rows):
         talk.say(difference([row for row in rows if row[1] != row[2]]))
+
+
+def _meaning(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without which the same weights are another net."""
+    free = ("dropout", "bn_momentum")
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in arguments.items()
+        if name not in free
+    }
 
 
 def difference(rows: list[tuple[str, str, str]]) -> str:

@@ -80,7 +80,7 @@ def _net(card: Card) -> str:
         words.append(f"dropout {recipe['dropout']:g}")
     if recipe["pretrained_path"]:
         words.append(f"started from {recipe['pretrained_path']}")
-    elif card.model not in MODELS and recipe["pretrained"]:
+    elif card.model not in MODELS and ":" not in card.model and recipe["pretrained"]:
         words.append("pretrained on ImageNet")
     return ", ".join(words)
 

@@ -105,13 +105,13 @@ def frames(length: int, tile: int, geometry: Geometry) -> Iterator[tuple[int, in
     """
     side = geometry.largest(tile)
     core = (side - 2 * geometry.border) // geometry.stride * geometry.stride
+    if geometry.window(length) <= side:
+        core = length
     if core < 1:
         least = geometry.window(geometry.stride)
         raise UsageError(
             f"a tile of {tile} px is too small for this net. Take at least {least} px."
         )
-    if geometry.window(length) <= side:
-        core = length
     for start in range(0, length, core):
         kept = min(core, length - start)
         yield start, geometry.window(kept), kept

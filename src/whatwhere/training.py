@@ -190,14 +190,14 @@ def _fit(
     )
 
 
-def find_rate(data: Path, recipe: Recipe, device: str, talk: Talk) -> LrCurve:
+def find_rate(data: Path, recipe: Recipe, device: str, talk: Talk, encoder: Any = None) -> LrCurve:
     """Try learning rates on the net that a training would begin with, as `jobs.lr_find` says."""
     device = choose_device(device)
     check_precision(recipe, device)
-    nets.check_model(recipe)
+    nets.check_model(recipe, encoder)
     plan = plan_data(data, recipe, talk)
     plan.tell(talk)
-    course = _course(plan, device)
+    course = _course(plan, device, encoder=encoder)
     return find_lr(
         course.net(talk),
         course.loader("train"),

@@ -307,6 +307,9 @@ class Window:
         )
 
 
+_LARGEST_STRIDE = 1024  # no net is known that needs more; a card could ask for any memory
+
+
 @dataclass(frozen=True)
 class Geometry:
     """What cutting images into windows has to know of a net.
@@ -346,6 +349,8 @@ class Geometry:
             )
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise BundleError(f"the geometry cannot be read: {error!r}.") from error
+        if max(found.stride, found.border) > _LARGEST_STRIDE:
+            raise BundleError(f"the card holds a stride or border above {_LARGEST_STRIDE} px.")
         if found.stride < 1 or min(found.margin or 0, found.border, found.remainder) < 0:
             raise BundleError("the card holds a stride, margin or border out of its range.")
         if found.remainder >= found.stride:

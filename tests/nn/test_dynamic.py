@@ -467,6 +467,17 @@ def test_a_backbone_learns_again_when_it_is_set_free() -> None:
     assert not any(module.training for module in net.modules())
 
 
+def test_what_rested_before_rests_on() -> None:
+    net = net_of("test_resnet")
+    still = net.encoder.body.get_parameter("conv1.0.weight")
+    still.requires_grad_(False)
+    freeze(net)
+    freeze(net)
+    unfreeze(net)
+    resting = [key for key, one in net.named_parameters() if not one.requires_grad]
+    assert resting == ["encoder.body.conv1.0.weight"]
+
+
 @pytest.mark.parametrize("call", [freeze, unfreeze])
 def test_a_net_without_a_backbone_cannot_be_frozen(call: Any) -> None:
     with pytest.raises(UsageError, match="a TutorialUNet has no backbone to freeze"):

@@ -18,8 +18,14 @@ from whatwhere.bundle import Bundle, Card
 from whatwhere.data.classes import find_classes
 from whatwhere.errors import BundleError, NumericsError, ShapeError, UsageError
 from whatwhere.nn.build import build_model
-from whatwhere.predict.backends import TorchBackend, choose_device, open_backend
-from whatwhere.predict.engine import Predictor
+from whatwhere.predict.backends import (
+    TorchBackend,
+    check_answers,
+    choose_device,
+    open_backend,
+)
+from whatwhere.predict.engine import Predictor, usual_tile
+from whatwhere.tiling import tiles
 from whatwhere.types import Bands, Geometry, Normalization
 
 
@@ -136,7 +142,7 @@ def test_a_card_that_asks_for_a_huge_net_is_refused_before_memory_is_taken() -> 
     )
     with pytest.raises(BundleError, match="the weights do not fit the net: c1.layers.0.bias"):
         open_backend(Bundle(card(arguments={"n_filters": 60_000}), weights), "cpu")
-    with pytest.raises(BundleError, match="cannot be built: tutorial has no argument 'code'"):
+    with pytest.raises(BundleError, match="the card gives tutorial the arguments code"):
         open_backend(Bundle(card(arguments={"code": "x"}), weights), "cpu")
 
 
@@ -148,3 +154,38 @@ def test_an_image_whose_answer_is_no_number_is_named(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(NumericsError, match=r"a.png: the net's output is not finite"):
         Predictor(card(), TorchBackend(Broken(), "binary")).read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pretrained": True}, "the card gives test_resnet the arguments pretrained"),
+        ({"backbone_args": {"pretrained": True}}, "pretrained cannot be given to test_resnet"),
+        ({"backbone_args": {"checkpoint_path": "/x"}}, "checkpoint_path cannot be given"),
+        ({"backbone_args": {"pretrained_cfg": {"url": "http://x"}}}, "pretrained_cfg cannot be"),
+        ({"backbone_args": {"in_chans": 3}}, "in_chans cannot be given"),
+    ],
+)
+def test_a_card_cannot_fetch_or_read_anything(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        open_backend(Bundle(card(model="test_resnet", arguments=arguments), {}), "cpu")
+
+
+def test_an_encoder_for_a_net_that_has_its_own_is_refused() -> None:
+    with pytest.raises(UsageError, match="on tutorial, and takes no encoder="):
+        open_backend(Bundle(card(), {}), "cpu", nn.Identity())
+
+
+def test_a_self_test_of_another_size_takes_no_memory() -> None:
+    net = TorchBackend(build_model("tutorial", n_filters=2), "binary")
+    wrong = card(geometry=Geometry(10**9, 0), self_test={"seed": 0, "side": 32})
+    with pytest.raises(BundleError, match="the card's self-test cannot be read"):
+        check_answers(net, wrong)
+
+
+@pytest.mark.parametrize("margin", [None, 0, 122, 542])
+@pytest.mark.parametrize("stride", [16, 32, 384, 512])
+def test_the_usual_tile_has_room_for_a_core(stride: int, margin: int | None) -> None:
+    side = usual_tile(Geometry(stride, margin))
+    list(tiles(3000, 2000, side, stride, 128 if margin is None else margin))  # raises without room
+    assert side >= 1024

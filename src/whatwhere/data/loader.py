@@ -123,7 +123,7 @@ class Chips(Dataset[Chip]):
     own.
 
     A net whose result is smaller than what it is given gets chips with that border around them: the
-    image's own pixels, mirrored beyond its edges, which do not count.
+    image's own pixels, mirrored beyond its edges; the result is cut by that border.
     """
 
     def __init__(
@@ -180,15 +180,16 @@ class Chips(Dataset[Chip]):
         rows, columns = window.slices
         size = (self.padded[0] + 2 * self.border, self.padded[1] + 2 * self.border)
         first = (before[0] + self.border, before[1] + self.border)
-        valid = _surround(valid[rows, columns], size, first)
-        if self.border:  # what lies around the chip is there to be seen
+        counts = _surround(valid[rows, columns], size, first)
+        if self.border:  # what lies around the chip is there to be seen, by net and loss
             first = (first[0] - window.row, first[1] - window.column)
+            counts |= _frame(valid, size, first, self.border)
         else:
             image, labels = image[:, rows, columns], labels[..., rows, columns]
         return Chip(
             image=mirror(image, size, first),
             labels=mirror(labels, size, first).astype(np.int64),
-            valid=valid,
+            valid=counts,
             index=index,
             epoch=epoch,
         )
@@ -311,4 +312,19 @@ def _surround(valid: Valid, shape: tuple[int, int], before: tuple[int, int]) -> 
     whole = np.zeros(shape, dtype=np.bool_)
     height, width = valid.shape
     whole[before[0] : before[0] + height, before[1] : before[1] + width] = valid
+    return whole
+
+
+def _frame(valid: Valid, shape: tuple[int, int], first: tuple[int, int], border: int) -> Valid:
+    """Where a border of this width holds pixels of the image that count; False within it.
+
+    The net's result is cut by the border, so these pixels weigh nothing; but what lies between
+    objects is known by those beyond the chip too.
+    """
+    rows, columns = np.arange(shape[0]) - first[0], np.arange(shape[1]) - first[1]
+    inside = np.outer(
+        (rows >= 0) & (rows < valid.shape[0]), (columns >= 0) & (columns < valid.shape[1])
+    )
+    whole: Valid = inside & mirror(valid, shape, first)
+    whole[border : shape[0] - border, border : shape[1] - border] = False
     return whole

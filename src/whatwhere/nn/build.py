@@ -357,9 +357,15 @@ def stage_facts(name: str, shape: tuple[int, int, int]) -> dict[str, Any]:
 
     Args:
         name: As `build_model` takes it.
-        shape: `(C, H, W)` of the image that the stages are told for.
+        shape: `(C, H, W)` of the image that the stages are told for; the next that the net takes.
     """
     model = build_model(name, in_channels=shape[0])
+    if isinstance(model, UNet2015):  # the next size that it takes
+        height, width = (
+            unet2015.GEOMETRY.window(max(side - 2 * unet2015.GEOMETRY.border, 1))
+            for side in shape[1:]
+        )
+        shape = (shape[0], height, width)
     stages = [[stage, list(size)] for stage, size in stage_shapes(model, shape)]
     return {"margin": geometry(model).margin, "stages": stages}
 

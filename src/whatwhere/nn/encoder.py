@@ -68,6 +68,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.body, self.in_channels, self.name = body, in_channels, name
         self.frozen = False
+        self._rested: set[str] = set()  # what did not learn before it was frozen
         self.square = 0
         self.stride, self.exact, found = self._measure()
         self._last = [channels_last for _, _, channels_last in found]
@@ -112,9 +113,11 @@ class Encoder(nn.Module):
 
     def freeze(self, frozen: bool) -> None:
         """Let the backbone rest, or learn again: its weights and its norms' statistics."""
+        if frozen and not self.frozen:
+            self._rested = {n for n, p in self.body.named_parameters() if not p.requires_grad}
         self.frozen = frozen
-        for parameter in self.body.parameters():
-            parameter.requires_grad_(not frozen)
+        for name, parameter in self.body.named_parameters():
+            parameter.requires_grad_(not frozen and name not in self._rested)
         self.body.train(self.training and not frozen)
 
     def depth_groups(self) -> list[list[nn.Parameter]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import socket
 import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from whatwhere.errors import UsageError
 from whatwhere.nn.encoder import Encoder
 
 RGB = ("red", "green", "blue")
+_BARRED = ("checkpoint_path", "cache_dir", "features_only", "in_chans", "scriptable")
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".bin", ".h5", ".npz")
 # timm's words for "any image size", in the order tried: plain and windowed transformers have them.
 _ANY_SIZE: tuple[Mapping[str, Any], ...] = (
@@ -49,6 +50,12 @@ def make_encoder(
             several sizes, there are no weights for it, or they cannot be had or do not fit.
     """
     options = dict(arguments or {})
+    barred = sorted(key for key in options if key in _BARRED or key.startswith("pretrained"))
+    if barred:
+        raise UsageError(
+            f"{', '.join(barred)} cannot be given to {name}: bands and weights have arguments of "
+            "their own (in_channels, pretrained)."
+        )
     if isinstance(pretrained, (str, Path)):
         check_weights_file(Path(pretrained))
     body = _create(name, options, in_chans=in_channels)
@@ -235,7 +242,7 @@ def fetch_weights(name: str) -> Path:
 
 def _require_host(url: str) -> None:
     """Raise `OSError` at once where the hub cannot be reached; its client tries for a minute."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+    if urllib.request.getproxies():
         return  # who asks through a proxy cannot be asked directly
     parts = urllib.parse.urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)

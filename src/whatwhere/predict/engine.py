@@ -169,8 +169,9 @@ def usual_tile(geometry: Geometry) -> int:
     """Return the side of tiles when none is asked for [px]: room for a core of at least 1,024."""
     if geometry.border:
         return geometry.largest(CORE)
-    halo = -(-(geometry.margin or 0) // geometry.stride) * geometry.stride
-    return max(CORE, 2 * halo + CORE) if halo * 2 + geometry.stride > CORE // 2 else CORE
+    margin = BLIND_MARGIN if geometry.margin is None else geometry.margin
+    halo = -(-margin // geometry.stride) * geometry.stride
+    return 2 * halo + CORE if 2 * halo + geometry.stride > CORE // 2 else CORE
 
 
 def _require(result: Image | None, height: int, width: int) -> Image:
