@@ -160,8 +160,9 @@ def page(rows: list[Row], tried: list[Row], works: int) -> str:
         f"So whether it works can be tried. Of each of timm's {len(rows)} families the smallest "
         f"member that claims feature maps was built for 3 bands and 2 classes, and run forward and "
         f"back on images of {' and '.join(f'{h}×{w}' for h, w in SIZES)} px. **{works} of "
-        f"{len(tried)} work: {works / len(tried):.1%}.** What does not is refused with a message "
-        f"when the net is built, before anything is trained. (timm {version('timm')}, torch "
+        f"{len(tried)} work: {works / len(tried):.1%}.** Members of more than "
+        f"{LARGEST / 1e6:.0f} M parameters were not tried. What does not work is refused with "
+        f"a message when the net is built, before anything is trained. (timm {version('timm')}, torch "
         f"{version('torch').split('+')[0]}; parameters are those of the encoder alone.)",
         "",
         "| family | tried | parameters | sizes 1/… | works? |",
