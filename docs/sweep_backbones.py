@@ -162,7 +162,8 @@ def page(rows: list[Row], tried: list[Row], works: int) -> str:
         f"back on images of {' and '.join(f'{h}×{w}' for h, w in SIZES)} px. **{works} of "
         f"{len(tried)} work: {works / len(tried):.1%}.** Members of more than "
         f"{LARGEST / 1e6:.0f} M parameters were not tried. What does not work is refused with "
-        f"a message when the net is built, before anything is trained. (timm {version('timm')}, torch "
+        "a message when the net is built, before anything is trained. "
+        f"(timm {version('timm')}, torch "
         f"{version('torch').split('+')[0]}; parameters are those of the encoder alone.)",
         "",
         "| family | tried | parameters | sizes 1/… | works? |",
