@@ -25,10 +25,10 @@ from whatwhere import Talk, jobs
 from whatwhere.config import RECIPES
 
 SETS: dict[str, dict[str, Any]] = {
-    "salt": {"resize": 128, "classes": "background,salt", "epochs": 8, "batch_size": 8},
+    "salt": {"resize": 128, "classes": "background,salt", "epochs": 16, "batch_size": 8},
     "india": {
         **{"classes": CLASSES, "bands": "red=1,green=2,blue=3", "chip_size": 128},
-        **{"orientation": "free", "epochs": 12, "batch_size": 8},
+        **{"orientation": "free", "epochs": 40, "batch_size": 8},
     },
 }
 PLATEAU = {"schedule": "plateau", "warmup": 0.1}
@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without weight decay": {"optimizer": "adam", "weight_decay": 0.0},
     "one cycle for cosine": {"schedule": "one_cycle"},
     "first level at a tenth of the rate": {"encoder_lr": 0.1},
+    "three times the rate": {"lr": 3e-3},
     "tutorial's course": {
         **PLATEAU,
         **{"loss": "cross_entropy", "optimizer": "adam", "weight_decay": 0.0, "ema": 0.0},
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--set", choices=[*SETS], required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS])
+    parser.add_argument("--epochs", type=int)
     asked = parser.parse_args()
     root = Path(os.environ["WHATWHERE_DATA"])
     weights = Path(os.environ["WHATWHERE_WEIGHTS"]) / f"{NET}.safetensors"
@@ -66,13 +68,16 @@ def main() -> None:
         for seed in asked.seeds:
             for variant in asked.variants:
                 run = Path(folder) / f"{seed}-{variant.replace(' ', '-')}"
-                measure(asked.set, data, run, seed, variant, weights)
+                changes = VARIANTS[variant] | ({"epochs": asked.epochs} if asked.epochs else {})
+                measure(asked.set, data, run, seed, variant, changes, weights)
 
 
-def measure(name: str, data: Path, run: Path, seed: int, variant: str, weights: Path) -> None:
+def measure(
+    name: str, data: Path, run: Path, seed: int, variant: str, changes: dict[str, Any], weights: Path
+) -> None:
     """Train once, score the test split at the threshold 0.5 or by the likeliest class."""
     settings = {**RECIPES["modern"], **SETS[name], "pretrained_path": str(weights)}
-    settings |= {"model": NET, "seed": seed, "pretrained": False, **VARIANTS[variant]}
+    settings |= {"model": NET, "seed": seed, "pretrained": False, **changes}
     started = time.monotonic()
     jobs.train(data, run, **settings, talk=Talk())
     seconds = time.monotonic() - started

@@ -18,7 +18,7 @@ from typing import Any
 from whatwhere.errors import OutputError
 
 TEMPORARY = ".whatwhere-"
-"""Temporary files start with this and end in `.tmp`."""
+"""Temporary files start with this and have `.tmp` in their names."""
 
 
 @contextlib.contextmanager
@@ -60,6 +60,33 @@ def write_bytes(path: Path, data: bytes) -> Path:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
     return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Let a library write a file, which takes its name when the block ends well.
+
+    What was there before stays whole until then; after an error nothing is left.
+
+    Yields:
+        A path in the same folder, with the same ending, at which there is no file yet.
+
+    Raises:
+        OutputError: The disk is full, the place is read-only, the name is a folder's.
+    """
+    make_folder(path.parent)
+    name = f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}"
+    temporary = path.parent / name
+    with _told(path, "write this file"):
+        try:
+            yield temporary
+            with open(temporary, "r+b") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            for left in path.parent.glob(f"{name}*"):  # a database's journal too
+                left.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> Path:

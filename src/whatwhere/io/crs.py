@@ -1,0 +1,116 @@
+"""Coordinate systems: points and shapes from one to another, sizes and areas on the ground."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import rasterio.crs
+import rasterio.warp
+import shapely
+from numpy.typing import NDArray
+from rasterio.errors import CRSError
+
+from whatwhere.errors import DataError
+from whatwhere.grid import Grid
+
+LONGITUDE_LATITUDE = "OGC:CRS84"
+"""Longitude and latitude in degrees, in this order: what GeoJSON holds."""
+
+Shapes = NDArray[np.object_]
+"""`(N,)` shapely geometries."""
+
+
+def parse_crs(text: str) -> rasterio.crs.CRS:
+    """Return the coordinate system of WKT or an authority's code; raises `DataError`."""
+    try:
+        return rasterio.crs.CRS.from_user_input(text)
+    except CRSError as error:
+        raise DataError(f"{text[:60]!r} is no coordinate system: {error}.") from error
+
+
+def to_wkt(crs: rasterio.crs.CRS | None) -> str:
+    """Return WKT; empty for none."""
+    return crs.to_wkt() if crs else ""
+
+
+def same_crs(one: str, other: str) -> bool:
+    """Whether two coordinate systems, in whatever words, are the same."""
+    if one == other:
+        return True
+    return bool(one and other) and parse_crs(one) == parse_crs(other)
+
+
+def crs_name(crs: str) -> str:
+    """Return what people call it, such as `EPSG:3857`."""
+    if not crs:
+        return "no coordinate system"
+    found = parse_crs(crs)
+    authority = found.to_authority()
+    return ":".join(authority) if authority else found.to_wkt().split('"')[1]
+
+
+def move_points(
+    xs: NDArray[np.float64], ys: NDArray[np.float64], source: str, target: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return points in another coordinate system; not finite where it does not reach."""
+    if same_crs(source, target) or not len(xs):
+        return xs, ys
+    moved = rasterio.warp.transform(parse_crs(source), parse_crs(target), xs, ys)
+    return np.asarray(moved[0], dtype=np.float64), np.asarray(moved[1], dtype=np.float64)
+
+
+def move_shapes(shapes: Shapes, source: str, target: str) -> Shapes:
+    """Return shapes in another coordinate system; their vertices are moved, edges stay straight."""
+    if same_crs(source, target) or not len(shapes):
+        return shapes
+
+    def moved(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack(move_points(points[:, 0], points[:, 1], source, target))
+
+    result: Shapes = shapely.transform(shapes, moved)
+    return result
+
+
+def areas_m2(shapes: Shapes, crs: str) -> NDArray[np.float64]:
+    """Return the areas of polygons on the ground [m²], whatever their system's units.
+
+    They are moved to an equal-area projection about their own middle (Snyder, "Map Projections",
+    1987, chapter 24, on the ellipsoid). Without a coordinate system the areas are in its units.
+    """
+    if not crs or not len(shapes):
+        return np.asarray(shapely.area(shapes), dtype=np.float64)
+    x0, y0, x1, y1 = shapely.total_bounds(shapes)
+    local = _local(crs, (x0 + x1) / 2, (y0 + y1) / 2)
+    return np.asarray(shapely.area(move_shapes(shapes, crs, local)), dtype=np.float64)
+
+
+def pixel_size_m(grid: Grid) -> float | None:
+    """Return the side of a square of one middle pixel's area on the ground [m].
+
+    None where the coordinate system is not known, or has no place on the ground.
+    """
+    if not grid.crs or not _on_ground(grid.crs):
+        return None
+    column, row = grid.width / 2, grid.height / 2
+    corners = ((0, 0), (1, 0), (1, 1), (0, 1))
+    square = shapely.Polygon([grid.transform * (column + dx, row + dy) for dx, dy in corners])
+    area = float(areas_m2(np.array([square]), grid.crs)[0])
+    return math.sqrt(area) if math.isfinite(area) and area > 0 else None
+
+
+def _on_ground(crs: str) -> bool:
+    found = parse_crs(crs)
+    return bool(found.is_projected or found.is_geographic)
+
+
+def _local(crs: str, x: float, y: float) -> str:
+    """An equal-area projection about a point, as WKT."""
+    longitude, latitude = move_points(np.array([x]), np.array([y]), crs, LONGITUDE_LATITUDE)
+    where: dict[str, Any] = {"lat_0": float(latitude[0]), "lon_0": float(longitude[0])}
+    if not all(map(math.isfinite, where.values())):
+        return crs
+    return to_wkt(
+        rasterio.crs.CRS.from_dict(proj="laea", datum="WGS84", units="m", no_defs=True, **where)
+    )
