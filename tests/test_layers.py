@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "whatwhere"
 LAYERS = {
     **dict.fromkeys(("errors", "_version"), 0),
     **dict.fromkeys(("types", "machine", "notation"), 1),
-    **dict.fromkeys(("config", "tiling", "files", "talk", "borders"), 2),
+    **dict.fromkeys(("config", "tiling", "files", "talk", "borders", "grid"), 2),
     **dict.fromkeys(("io", "nn", "losses", "metrics"), 3),
     **dict.fromkeys(("data", "bundle"), 4),
     **dict.fromkeys(("train", "predict"), 5),
@@ -38,6 +38,8 @@ HOMES = {
     "PIL": {"io"},
     "tifffile": set(),
     "rasterio": {"io"},
+    "pyogrio": {"io"},
+    "shapely": {"io", "predict/polygons", "predict/outlines"},
     "safetensors": set(),
     "scipy": {"data/salt", "evaluate"},
     "typer": {"cli"},
@@ -134,7 +136,7 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"numpy", "torch", "lightning", "timm", "matplotlib", "PIL", "scipy", "rasterio"}
+HEAVY = {"numpy", "torch", "lightning", "timm", "matplotlib", "PIL", "scipy", "rasterio", "shapely"}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

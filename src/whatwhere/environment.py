@@ -25,9 +25,9 @@ LIBRARIES = (
         "safetensors",
         "matplotlib",
     ),
-    *("typer", "rich", "tomli-w", "rasterio", "imagecodecs"),
+    *("typer", "rich", "tomli-w", "rasterio", "pyogrio", "shapely", "imagecodecs"),
 )
-_OPTIONAL = {"rasterio": "geo", "imagecodecs": "tiff"}
+_OPTIONAL = {"imagecodecs": "tiff"}
 
 
 def environment() -> dict[str, Any]:

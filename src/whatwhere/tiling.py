@@ -134,7 +134,17 @@ def mirror(values: NDArray[Any], shape: tuple[int, int], before: tuple[int, int]
     for axis, side, start in ((-2, shape[0], before[0]), (-1, shape[1], before[1])):
         old = values.shape[axis]
         if old != side or start:
-            period = max(2 * (old - 1), 1)
-            index = np.abs(np.arange(side) - start) % period
-            values = np.take(values, np.minimum(index, period - index), axis=axis)
+            values = np.take(values, reflect(np.arange(side) - start, old), axis=axis)
     return np.ascontiguousarray(values)
+
+
+def reflect(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Return the positions within a side that positions beyond its ends are the mirror images of.
+
+    Args:
+        index: Any whole numbers.
+        length: Of the side, at least 1; its first and last position are not repeated.
+    """
+    period = max(2 * (length - 1), 1)
+    index = np.abs(index) % period
+    return np.minimum(index, period - index)

@@ -1,0 +1,353 @@
+"""Rasters of any size, read window by window through GDAL.
+
+What a file is, its content decides, and GDAL is told. Files that lie beside it (`.aux.xml`, `.msk`,
+world files), files made of other files (VRT, MRF) and anything on a network are read only where the
+user trusts them: they may stand for something else tomorrow, or open what they should not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.env
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window as _Window
+
+from whatwhere.errors import DataError, Problem
+from whatwhere.grid import Grid
+from whatwhere.io.crs import to_wkt
+from whatwhere.io.image import fault
+from whatwhere.tiling import reflect
+from whatwhere.types import Valid, Window
+
+SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".vrt", ".mrf")
+"""Endings of files that may be rasters with coordinates."""
+
+CACHE_MB = 256
+"""What GDAL may keep of decoded blocks [MB]."""
+
+_DRIVERS = (
+    ((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "GTiff"),
+    ((b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"), "JP2OpenJPEG"),
+    ((b"\x89PNG",), "PNG"),
+    ((b"\xff\xd8\xff",), "JPEG"),
+    ((b"EHFA_HEADER_TAG",), "HFA"),
+)
+_ALONE = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_GEOREF_SOURCES": "INTERNAL",
+    "GDAL_PAM_ENABLED": "NO",
+}
+_BESIDE = (".aux.xml", ".msk", ".ovr")
+_WORLD = (".tfw", ".tifw", ".wld", ".prj", ".jgw", ".pgw")
+_BAND_COLORS = {
+    **{ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"},
+    ColorInterp.alpha: "alpha",
+}
+_MOST_SIDE = 2**31 - 1
+_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A raster file, opened where it is read: one handle for each process and thread.
+
+    Attributes:
+        path: The file, or what the user trusts to stand for one.
+        grid: Where its pixels lie.
+        names: Of its bands without alpha, in their order: the descriptions in the file, else its
+            colours, else `band 1` and so on.
+        numbers: The positions of these bands in the file, from 1.
+        dtype: The widest number type of its bands.
+        nodata: What stands for "no data" in each band; None where nothing does.
+        alpha: The position of the alpha band; None where there is none.
+        block: (height, width) of the pieces it is stored in [px].
+        driver: GDAL's name of the format.
+        trust: Whether what lies beside the file is read.
+        notes: What is worth knowing before it is read.
+    """
+
+    path: Path
+    grid: Grid
+    names: tuple[str, ...]
+    numbers: tuple[int, ...]
+    dtype: str
+    nodata: tuple[float | None, ...]
+    alpha: int | None
+    block: tuple[int, int]
+    driver: str
+    trust: bool
+    notes: tuple[Problem, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) [px]."""
+        return self.grid.height, self.grid.width
+
+    def read(
+        self, window: Window, numbers: Sequence[int] | None = None
+    ) -> tuple[NDArray[Any], Valid]:
+        """Read a window within the raster.
+
+        A pixel is valid where the file's mask and alpha say so, where every band is finite, and
+        where it is not "no data": in a raster of bytes that is where all bands read hold it, since
+        0 is also a dark colour; in any other where one of them does.
+
+        Args:
+            window: What to read.
+            numbers: Positions of bands from 1; None for all but alpha.
+
+        Returns:
+            `(C, H, W)` of the file's number type, and `(H, W)` valid.
+
+        Raises:
+            DataError: The file is damaged there.
+        """
+        wanted = list(self.numbers if numbers is None else numbers)
+        place = _Window(window.column, window.row, window.width, window.height)
+        with _told(self.path), _settings(self.trust):
+            file = _handle(self)
+            pixels = file.read(wanted, window=place)
+            valid = self._masked(file, wanted, place)
+        if np.issubdtype(pixels.dtype, np.floating):
+            valid &= np.isfinite(pixels).all(axis=0)
+        marks = [self.nodata[number - 1] for number in wanted]
+        absent = [
+            band == mark
+            for band, mark in zip(pixels, marks, strict=True)
+            if mark is not None and np.isfinite(mark)
+        ]
+        if absent and pixels.dtype.itemsize == 1:
+            if len(absent) == len(wanted):
+                valid &= ~np.logical_and.reduce(absent)
+        elif absent:
+            valid &= ~np.logical_or.reduce(absent)
+        return pixels, valid
+
+    def read_around(
+        self, window: Window, numbers: Sequence[int] | None = None
+    ) -> tuple[NDArray[Any], Valid]:
+        """Read a window that may go beyond the edges, where the raster goes on as its mirror image.
+
+        Arguments, results and errors are those of `read`.
+        """
+        rows = reflect(np.arange(window.row, window.row + window.height), self.grid.height)
+        columns = reflect(np.arange(window.column, window.column + window.width), self.grid.width)
+        top, left = int(rows.min()), int(columns.min())
+        inner = Window(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
+        pixels, valid = self.read(inner, numbers)
+        if inner == window:
+            return pixels, valid
+        across = (rows - top)[:, None], (columns - left)[None]
+        return pixels[:, *across], valid[across]
+
+    def is_empty(self, window: Window, numbers: Sequence[int] | None = None) -> bool:
+        """Whether a window has no data, as far as that is known without reading it.
+
+        A sparse GeoTIFF leaves out the pieces that hold nothing.
+        """
+        if self.driver != "GTiff" or any(mark is None for mark in self.nodata):
+            return False
+        wanted = list(self.numbers if numbers is None else numbers)
+        height, width = self.block
+        rows = range(window.row // height, (window.row + window.height - 1) // height + 1)
+        columns = range(window.column // width, (window.column + window.width - 1) // width + 1)
+        with _told(self.path), _settings(self.trust):
+            file = _handle(self)
+            return not any(
+                file.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=number)
+                for number in wanted
+                for row in rows
+                for column in columns
+            )
+
+    def number_of(self, name: str) -> int | None:
+        """Return the position of a band by its name, whatever the case; None where it has none."""
+        lower = [one.casefold() for one in self.names]
+        at = name.casefold()
+        return self.numbers[lower.index(at)] if lower.count(at) == 1 else None
+
+    def _masked(self, file: Any, wanted: Sequence[int], place: _Window) -> Valid:
+        """Where the file's own mask and alpha let a pixel count."""
+        valid = np.ones((place.height, place.width), dtype=np.bool_)
+        if self.alpha is not None:
+            valid &= file.read(self.alpha, window=place) > 0
+        for number in wanted:
+            flags = file.mask_flag_enums[number - 1]
+            if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+                valid &= file.read_masks(number, window=place) > 0
+                break  # it is one for all bands
+        return valid
+
+
+def open_raster(path: Path, *, trust: bool = False, nodata: float | None = None) -> Raster:
+    """Look at a raster; nothing but its header is read.
+
+    Args:
+        path: A GeoTIFF, JPEG 2000, HFA, PNG or JPEG file; with `trust` whatever GDAL opens.
+        trust: Read what lies beside the file, files made of other files, and remote paths.
+        nodata: Stands for "no data" in all bands, whatever the file says.
+
+    Raises:
+        DataError: The file is missing, of another kind, damaged, or holds numbers that are none.
+    """
+    driver = None if trust else _driver(path)
+    with _told(path), _settings(trust), _open(path, driver) as file:
+        return _look(path, file, trust, nodata)
+
+
+def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
+    odd = sorted({kind for kind in file.dtypes if kind not in _TYPES})
+    if odd:
+        raise fault(path, f"its numbers are {', '.join(odd)}.", "Save it as float32 or integers.")
+    if max(file.shape) > _MOST_SIDE or not file.count:
+        raise fault(path, f"it has {file.count} bands of {file.height}×{file.width} px.", "")
+    colors = file.colorinterp
+    alpha = next((i for i, c in enumerate(colors, 1) if c == ColorInterp.alpha), None)
+    numbers = tuple(n for n in range(1, file.count + 1) if n != alpha)
+    if not numbers:
+        raise fault(path, "it has no band but alpha.", "Give one with pixels.")
+    notes = [] if trust else _beside(path)
+    transform = file.transform
+    if transform.is_degenerate:
+        raise fault(path, "its pixels have no area on the ground.", "Correct its transform.")
+    if file.gcps[0] and transform == rasterio.Affine.identity():
+        cause = "it is placed by ground control points, which are not read."
+        notes.append(Problem("warning", str(path), cause, "Warp it to a grid first."))
+    height, width = map(int, file.block_shapes[0])
+    if height * width > 2**24 or (width >= file.width > 4096 and height < 64):
+        cause = f"it is stored in pieces of {height}×{width} px: every window reads whole ones."
+        remedy = "A tiled file is read faster: gdal_translate -co TILED=YES."
+        notes.append(Problem("note", str(path), cause, remedy))
+    return Raster(
+        path=path,
+        grid=Grid(to_wkt(file.crs), transform, file.height, file.width),
+        names=_names(file, numbers),
+        numbers=numbers,
+        dtype=str(np.result_type(*(file.dtypes[number - 1] for number in numbers))),
+        nodata=tuple(
+            (None if mark is None else float(mark)) if nodata is None else nodata
+            for mark in file.nodatavals
+        ),
+        alpha=alpha,
+        block=(height, width),
+        driver=file.driver,
+        trust=trust,
+        notes=tuple(notes),
+    )
+
+
+def _names(file: Any, numbers: Sequence[int]) -> tuple[str, ...]:
+    told = [(file.descriptions[number - 1] or "").strip() for number in numbers]
+    colors = [_BAND_COLORS.get(file.colorinterp[number - 1], "") for number in numbers]
+    for names in (told, colors):
+        if all(names) and len({name.casefold() for name in names}) == len(names):
+            return tuple(names)
+    return tuple(
+        name if name and told.count(name) == 1 else f"band {number}"
+        for name, number in zip(told, numbers, strict=True)
+    )
+
+
+def _driver(path: Path) -> str:
+    """Return GDAL's name of what a file holds; refuse what is not a file of its own."""
+    text = str(path)
+    if "://" in text or text.startswith("/vsi") or ":/" in text.replace("\\", "/")[2:]:
+        raise fault(path, "this is on a network, or inside another file.", _TRUST)
+    if not path.is_file():
+        what = "this is not a plain file." if path.exists() else "there is no such file."
+        raise fault(path, what, "Check the name.")
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(64)
+    except PermissionError as error:
+        raise fault(path, "the file may not be read.", "Give yourself the right to.") from error
+    if not head:
+        raise fault(path, "the file is empty.", "Copy it again.")
+    for beginnings, driver in _DRIVERS:
+        if head.startswith(beginnings):
+            return driver
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise fault(path, "this is made of other files (VRT, MRF or the like).", _TRUST)
+    raise fault(
+        path,
+        "this is no GeoTIFF, JPEG 2000, HFA, PNG or JPEG, whatever its name says.",
+        "Convert it to a GeoTIFF.",
+    )
+
+
+_TRUST = "If you know what it opens, say --trust (in Python trust=True)."
+
+
+def _beside(path: Path) -> list[Problem]:
+    """Note the files beside a raster that are not read."""
+    there = [f"{path.name}{end}" for end in _BESIDE if Path(f"{path}{end}").is_file()]
+    there += [path.with_suffix(end).name for end in _WORLD if path.with_suffix(end).is_file()]
+    if not there:
+        return []
+    cause = f"{', '.join(there)} beside it {'is' if len(there) == 1 else 'are'} not read."
+    return [Problem("note", str(path), cause, _TRUST)]
+
+
+_handles = threading.local()
+
+
+def _handle(raster: Raster) -> Any:
+    """Return this thread's handle of the file; a forked process opens its own."""
+    if getattr(_handles, "process", None) != os.getpid():
+        _handles.process, _handles.open = os.getpid(), {}
+    key = (raster.path, raster.trust)
+    if key not in _handles.open:
+        if len(_handles.open) >= 32:
+            _handles.open.pop(next(iter(_handles.open))).close()
+        driver = None if raster.trust else raster.driver
+        _handles.open[key] = _open(raster.path, driver)
+    return _handles.open[key]
+
+
+def close_handles() -> None:
+    """Close this thread's files, so that they may be replaced or removed."""
+    if getattr(_handles, "process", None) == os.getpid():
+        while _handles.open:
+            _handles.open.popitem()[1].close()
+
+
+def _open(path: Path, driver: str | None) -> Any:
+    return rasterio.open(path, driver=driver, sharing=False)
+
+
+@contextlib.contextmanager
+def _settings(trust: bool) -> Iterator[None]:
+    """GDAL's settings while one of our files is read; a host program's come back afterwards."""
+    alone = {} if trust else _ALONE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.env.Env(GDAL_CACHEMAX=CACHE_MB, **alone):
+            yield
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what GDAL says of a bad file into one sentence."""
+    try:
+        yield
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise fault(path, "the memory is too small for it.", "Take a smaller --tile.") from error
+    except (RasterioError, OSError, ValueError, OverflowError) as error:
+        told = " ".join(str(error.__cause__ or error).split())
+        raise fault(
+            path, f"the file is damaged or cannot be read ({told[:200]}).", "Copy it again."
+        ) from error
