@@ -150,10 +150,17 @@ class Card:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A card and the weights that belong to it."""
+    """A card and the weights that belong to it.
+
+    Attributes:
+        card: Everything but the weights.
+        weights: By the names of the net's arrays.
+        digest: Of both, in hexadecimal; empty where they were not read from files.
+    """
 
     card: Card
     weights: Tensors
+    digest: str = ""
 
 
 def bundle_folder(path: Path) -> Path:
@@ -243,7 +250,8 @@ def load(path: Path) -> Bundle:
     for key, tensor in weights.items():
         if not np.isfinite(tensor).all():
             raise BundleError(f"{folder / name}: the weights {key} are not finite.")
-    return Bundle(_card(folder, head), weights)
+    whole = json.dumps([head["weights"]["sha256"], head.get("card")], sort_keys=True)
+    return Bundle(_card(folder, head), weights, hashlib.sha256(whole.encode()).hexdigest())
 
 
 def _read_head(folder: Path) -> dict[str, Any]:

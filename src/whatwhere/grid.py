@@ -35,7 +35,7 @@ class Grid:
     def corners(self) -> list[tuple[float, float]]:
         """(x, y) of the four outer corners, clockwise from the first pixel's."""
         sides = ((0, 0), (self.width, 0), (self.width, self.height), (0, self.height))
-        return [self.transform * (float(column), float(row)) for column, row in sides]
+        return [self.transform @ (float(column), float(row)) for column, row in sides]
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -45,5 +45,5 @@ class Grid:
 
     def part(self, window: Window) -> Grid:
         """Return the grid of a window of it; the window may go beyond the edges."""
-        moved = self.transform * Affine.translation(window.column, window.row)
+        moved = self.transform @ Affine.translation(window.column, window.row)
         return Grid(self.crs, moved, window.height, window.width)

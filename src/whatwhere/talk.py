@@ -21,6 +21,11 @@ class Talk:
         """
         self.quiet = quiet
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nobody who would see a bar: lines are written in its place."""
+        return not self.quiet and not sys.stderr.isatty()
+
     def say(self, text: str = "") -> None:
         """Print a line."""
         if not self.quiet:
@@ -68,3 +73,15 @@ class Talk:
 
 
 QUIET = Talk(quiet=True)
+
+
+def difference(
+    rows: list[tuple[str, str, str]], heads: tuple[str, str] = ("in the bundle", "wanted")
+) -> str:
+    """Return a table of what there is against what is wanted: name, one, the other."""
+    lines = [("", *heads), *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(3)]
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )

@@ -148,3 +148,142 @@ def reflect(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     period = max(2 * (length - 1), 1)
     index = np.abs(index) % period
     return np.minimum(index, period - index)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """How a plane without ends is cut into tiles, the same wherever one begins to look.
+
+    Attributes:
+        core: What a tile is there for [px]; a multiple of the stride.
+        halo: Context on each side [px]; a multiple of the stride, or the net's border.
+        geometry: Of the net.
+        blend: Whether neighbours are blended over their halos, for a net that sees farther than
+            they reach; else halos are discarded, and the result does not depend on the lattice.
+    """
+
+    core: int
+    halo: int
+    geometry: Geometry
+    blend: bool
+
+    @property
+    def tile(self) -> int:
+        """The side of what the net sees [px]."""
+        if self.geometry.border:
+            return self.geometry.window(self.core)
+        return self.core + 2 * self.halo
+
+    @property
+    def work(self) -> float:
+        """How many times the pixels that are kept are computed."""
+        return (self.tile / self.core) ** 2
+
+
+def make_lattice(geometry: Geometry, tile: int, overlap: int | None = None) -> Lattice:
+    """Choose a lattice.
+
+    Args:
+        geometry: Of the net.
+        tile: The longest side of what the net sees [px].
+        overlap: Context on each side [px]; None takes what the net needs to see no seam, or
+            `BLIND_MARGIN` if it looks at whole tiles.
+
+    Raises:
+        UsageError: The tile has no room for a core.
+    """
+    stride, border = geometry.stride, geometry.border
+    if border:
+        if overlap is not None:
+            raise UsageError("this net's overlap is its border: leave --overlap out.")
+        core = (geometry.largest(tile) - 2 * border) // stride * stride
+        if core < stride:
+            raise UsageError(
+                f"a tile of {tile} px is too small for this net. Take at least "
+                f"{geometry.window(stride)} px."
+            )
+        return Lattice(core, border, geometry, blend=False)
+    needed = geometry.margin
+    asked = overlap if overlap is not None else BLIND_MARGIN if needed is None else needed
+    halo = -(-asked // stride) * stride
+    blend = needed is None or halo < needed
+    core = (tile - 2 * halo) // stride * stride
+    if core < max(stride, 2 * halo if blend else 0):
+        least = 2 * halo + max(stride, 2 * halo if blend else 0)
+        raise UsageError(
+            f"a tile of {tile} px has no room for a core between two halos of {halo} px. Take at "
+            f"least {least} px{'' if blend else ', or a smaller --overlap, which blends'}."
+        )
+    return Lattice(core, halo, geometry, blend)
+
+
+BLIND_MARGIN = 128
+"""The halo of tiles for a net that looks at the whole tile [px]: seams are small, not absent."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One side of a tile of a lattice.
+
+    Attributes:
+        start: First pixel that the net sees; may lie before 0.
+        length: How many it sees [px].
+        first: First pixel of the part of its result that is used.
+        count: How many are used [px].
+        skip: How many of its result lie before the first one used [px].
+        weights: `(count,)`: what each used pixel counts; those of all tiles sum to 1.
+    """
+
+    start: int
+    length: int
+    first: int
+    count: int
+    skip: int
+    weights: NDArray[np.float32]
+
+
+def lattice_spans(lattice: Lattice, first: int, last: int, side: int) -> list[Span]:
+    """Return one side of the tiles that give the pixels from `first` to before `last`.
+
+    Args:
+        lattice: How tiles lie; cores that are blended start at multiples of their length, others at
+            multiples of the stride, counted from 0.
+        first: From 0.
+        last: At most `side`.
+        side: Of the whole plane [px]: beyond it no tile is needed.
+    """
+    if lattice.blend:
+        return _blended(lattice, first, last, side)
+    stride, border = lattice.geometry.stride, lattice.geometry.border
+    found = []
+    for core in range(first // stride * stride, last, lattice.core):
+        kept, stop = max(core, first), min(core + lattice.core, last)
+        if border:
+            start, length = core - border, lattice.geometry.window(stop - core)
+            skip = kept - core
+        else:
+            start = core - lattice.halo
+            length = -(-(stop - core) // stride) * stride + 2 * lattice.halo
+            skip = kept - start
+        ones = np.ones(stop - kept, dtype=np.float32)
+        found.append(Span(start, length, kept, stop - kept, skip, ones))
+    return found
+
+
+def _blended(lattice: Lattice, first: int, last: int, side: int) -> list[Span]:
+    core, halo = lattice.core, lattice.halo
+    total = max(1, -(-side // core))
+    rise = np.sin(np.pi / 2 * (np.arange(2 * halo) + 0.5) / max(2 * halo, 1)) ** 2
+    found = []
+    for i in range(max(0, (first - halo) // core), min(total, (last - 1 + halo) // core + 1)):
+        start, length = i * core - halo, core + 2 * halo
+        weights = np.ones(length)
+        if halo and i > 0:
+            weights[: 2 * halo] = rise
+        if halo and i < total - 1:
+            weights[-2 * halo :] = 1 - rise
+        kept, stop = max(start, first), min(start + length, last)
+        if stop > kept:
+            used = weights[kept - start : stop - start].astype(np.float32)
+            found.append(Span(start, length, kept, stop - kept, kept - start, used))
+    return found

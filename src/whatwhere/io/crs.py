@@ -10,6 +10,7 @@ import rasterio.crs
 import rasterio.warp
 import shapely
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # GDAL's own complaints have no public name
 from rasterio.errors import CRSError
 
 from whatwhere.errors import DataError
@@ -20,6 +21,8 @@ LONGITUDE_LATITUDE = "OGC:CRS84"
 
 Shapes = NDArray[np.object_]
 """`(N,)` shapely geometries."""
+
+_FARTHEST = 1e12  # no system has such coordinates, and PROJ turns round the Earth to them for ever
 
 
 def parse_crs(text: str) -> rasterio.crs.CRS:
@@ -57,8 +60,38 @@ def move_points(
     """Return points in another coordinate system; not finite where it does not reach."""
     if same_crs(source, target) or not len(xs):
         return xs, ys
-    moved = rasterio.warp.transform(parse_crs(source), parse_crs(target), xs, ys)
-    return np.asarray(moved[0], dtype=np.float64), np.asarray(moved[1], dtype=np.float64)
+    start, end = parse_crs(source), parse_crs(target)
+    points = np.array([xs, ys], dtype=np.float64)
+    limits = np.array([[_FARTHEST], [_FARTHEST]])
+    if start.is_geographic:
+        limits[1] = math.pi / 2 / start.units_factor[1] * (1 + 1e-12)  # the poles
+    there = np.flatnonzero((np.abs(points) <= limits).all(axis=0))
+    moved = np.full(points.shape, np.inf)  # and not NaN, which would leave rings open
+    _move(points, there, start, end, moved)
+    moved[:, ~(np.abs(moved) <= _FARTHEST).all(axis=0)] = np.inf
+    return moved[0], moved[1]
+
+
+def _move(
+    points: NDArray[np.float64],
+    part: NDArray[np.intp],
+    source: rasterio.crs.CRS,
+    target: rasterio.crs.CRS,
+    moved: NDArray[np.float64],
+) -> None:
+    """Move some columns of `(2, N)` points; those that cannot be moved are left as they are.
+
+    One of them spoils the call for all, so that they are looked for by halves.
+    """
+    if not len(part):
+        return
+    try:
+        moved[:, part] = rasterio.warp.transform(source, target, *points[:, part])
+    except CPLE_BaseError:
+        if len(part) > 1:
+            middle = len(part) // 2
+            _move(points, part[:middle], source, target, moved)
+            _move(points, part[middle:], source, target, moved)
 
 
 def move_shapes(shapes: Shapes, source: str, target: str) -> Shapes:
@@ -82,7 +115,7 @@ def areas_m2(shapes: Shapes, crs: str) -> NDArray[np.float64]:
     if not crs or not len(shapes):
         return np.asarray(shapely.area(shapes), dtype=np.float64)
     x0, y0, x1, y1 = shapely.total_bounds(shapes)
-    local = _local(crs, (x0 + x1) / 2, (y0 + y1) / 2)
+    local = local_system(crs, (x0 + x1) / 2, (y0 + y1) / 2)
     return np.asarray(shapely.area(move_shapes(shapes, crs, local)), dtype=np.float64)
 
 
@@ -91,25 +124,29 @@ def pixel_size_m(grid: Grid) -> float | None:
 
     None where the coordinate system is not known, or has no place on the ground.
     """
-    if not grid.crs or not _on_ground(grid.crs):
+    if not grid.crs or not is_on_ground(grid.crs):
         return None
     column, row = grid.width / 2, grid.height / 2
     corners = ((0, 0), (1, 0), (1, 1), (0, 1))
-    square = shapely.Polygon([grid.transform * (column + dx, row + dy) for dx, dy in corners])
+    square = shapely.Polygon([grid.transform @ (column + dx, row + dy) for dx, dy in corners])
     area = float(areas_m2(np.array([square]), grid.crs)[0])
     return math.sqrt(area) if math.isfinite(area) and area > 0 else None
 
 
-def _on_ground(crs: str) -> bool:
+def is_on_ground(crs: str) -> bool:
+    """Whether a coordinate system says where on the Earth something lies."""
     found = parse_crs(crs)
     return bool(found.is_projected or found.is_geographic)
 
 
-def _local(crs: str, x: float, y: float) -> str:
-    """An equal-area projection about a point, as WKT."""
+def local_system(crs: str, x: float, y: float) -> str:
+    """Return an equal-area projection in metres about a point, as WKT.
+
+    Where the point lies nowhere on the ground, it is the system itself.
+    """
     longitude, latitude = move_points(np.array([x]), np.array([y]), crs, LONGITUDE_LATITUDE)
     where: dict[str, Any] = {"lat_0": float(latitude[0]), "lon_0": float(longitude[0])}
-    if not all(map(math.isfinite, where.values())):
+    if not all(map(math.isfinite, where.values())) or abs(where["lat_0"]) > 90:
         return crs
     return to_wkt(
         rasterio.crs.CRS.from_dict(proj="laea", datum="WGS84", units="m", no_defs=True, **where)

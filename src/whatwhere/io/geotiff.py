@@ -3,8 +3,8 @@
 GDAL can write such a file only from another whole one, which takes the disk twice and the pixels
 through the processor once more; and what it leaves when it is killed opens without complaint. Here
 the directories come first, then the overviews from the smallest to the largest, then the image, as
-the layout wants it. What says where the pixels lie (the GeoTIFF keys) is GDAL's own: it is asked for
-a file of one pixel, whose tags are copied.
+the layout wants it. What says where the pixels lie (the GeoTIFF keys) is GDAL's own: it makes a
+file of one pixel, whose tags are copied.
 
 Source: TIFF 6.0 (Adobe, 1992); BigTIFF (Aware Systems, 2007); OGC 21-026, Cloud Optimized GeoTIFF.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from whatwhere.errors import DataError, OutputError
 from whatwhere.grid import Grid
+from whatwhere.io.raster import unplaced
 
 TILE = 512
 """Side of the tiles [px]."""
@@ -36,6 +38,8 @@ _DIGEST, _STAMP = "WHATWHERE_TILES", "WHATWHERE_PLAN"
 _ASCII, _SHORT, _LONG, _LONG8 = 2, 3, 4, 16
 _CLASSIC_LIMIT = 2**32 - 2**16
 _DEFLATE, _PLAIN, _DIFFERENCES = 8, 1, 2
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it speaks to a terminal
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,16 @@ def halve(pixels: Pixels, style: Style) -> Pixels:
     return result
 
 
-def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """Return the sizes of an image and its overviews, until one tile holds it all [px]."""
+def level_sizes(height: int, width: int, least: int = 1) -> list[tuple[int, int]]:
+    """Return the sizes of an image and its overviews, until one tile holds it all [px].
+
+    Args:
+        height: Rows [px].
+        width: Columns [px].
+        least: How many sizes there are at the least.
+    """
     sizes = [(height, width)]
-    while max(sizes[-1]) > TILE:
+    while max(sizes[-1]) > TILE or len(sizes) < least:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     return sizes
 
@@ -158,10 +168,10 @@ def write_geotiff(
     """
     copied = _copied_tags(grid, style, extra)
     data = sum(int(level.counts.sum()) for level in levels)
-    heads = sum(_directory_size(level, copied, big=True) for level in levels)
+    heads = sum(_directory_size(level, style, copied, big=True) for level in levels)
     big = data + heads + 16 > _CLASSIC_LIMIT
     begin = 16 if big else 8
-    sizes = [_directory_size(level, copied, big) for level in levels]
+    sizes = [_directory_size(level, style, copied, big) for level in levels]
     at = begin + sum(sizes)
     offsets: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)] * len(levels)
     for i in reversed(range(len(levels))):
@@ -232,13 +242,14 @@ def decode_part(data: bytes) -> Part:
     import tifffile
 
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        with np.errstate(over="ignore"), tifffile.TiffFile(io.BytesIO(data)) as tiff:
             pages: list[Any] = [*tiff.pages]
             levels = tuple(_level_of(data, page) for page in pages)
             words = _words(str(pages[0].tags[42112].value))
+            digest = _digest(levels)
     except (tifffile.TiffFileError, LookupError, ValueError, TypeError, struct.error) as error:
         raise DataError(f"the part cannot be read: {error!r}.") from error
-    if words.get(_DIGEST) != _digest(levels):
+    if words.get(_DIGEST) != digest:
         raise DataError("the part is damaged: its digest is not the one it should have.")
     return Part(levels, words.get(_STAMP, ""))
 
@@ -325,7 +336,7 @@ def _copied_tags(grid: Grid, style: Style, digest: str) -> list[_Tag]:
     from rasterio.io import MemoryFile
 
     placed = {"crs": grid.crs or None, "transform": grid.transform} if grid.is_placed else {}
-    with rasterio.Env(), MemoryFile() as memory:
+    with rasterio.Env(), unplaced(), MemoryFile() as memory:
         with memory.open(
             driver="GTiff",
             height=1,
@@ -353,16 +364,19 @@ def _copied_tags(grid: Grid, style: Style, digest: str) -> list[_Tag]:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         return [
             (tag.code, int(tag.dtype), tag.count, data[tag.valueoffset :][: tag.valuebytecount])
-            for tag in tiff.pages[0].tags
+            for tag in tiff.pages.first.tags
             if tag.code in _COPIED
         ]
 
 
-def _directory_size(level: Level, copied: Sequence[_Tag], big: bool) -> int:
+def _directory_size(level: Level, style: Style, copied: Sequence[_Tag], big: bool) -> int:
     """An upper limit for the bytes of a directory, its values included."""
     per_tag, word = (20, 8) if big else (12, 4)
-    values = sum(len(value) + 8 for *_, value in copied) + 16 * 16
-    return -(-(16 + per_tag * (len(copied) + 16) + values + 2 * word * len(level.counts)) // 16) * 16
+    shorts = 3 * 2 * style.bands  # three tags hold a number for each band
+    values = sum(len(value) + 8 for *_, value in copied) + shorts + 16 * 16
+    return (
+        -(-(16 + per_tag * (len(copied) + 16) + values + 2 * word * len(level.counts)) // 16) * 16
+    )
 
 
 def _directory(

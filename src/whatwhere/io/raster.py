@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".vrt", ".mrf")
 """Endings of files that may be rasters with coordinates."""
 
 CACHE_MB = 256
-"""What GDAL may keep of decoded blocks [MB]."""
+"""The most that GDAL keeps of decoded blocks while rasters are read [MB]."""
 
 _DRIVERS = (
     ((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "GTiff"),
@@ -100,7 +101,8 @@ class Raster:
     ) -> tuple[NDArray[Any], Valid]:
         """Read a window within the raster.
 
-        A pixel is valid where the file's mask and alpha say so, where every band is finite, and
+        A pixel is valid where the file's mask and alpha say so (alpha that is read as a band is
+        none), where every band is finite, and
         where it is not "no data": in a raster of bytes that is where all bands read hold it, since
         0 is also a dark colour; in any other where one of them does.
 
@@ -118,7 +120,11 @@ class Raster:
         place = _Window(window.column, window.row, window.width, window.height)
         with _told(self.path), _settings(self.trust):
             file = _handle(self)
-            pixels = file.read(wanted, window=place)
+            if len({file.dtypes[number - 1] for number in wanted}) == 1:
+                pixels = file.read(wanted, window=place)
+            else:  # rasterio reads bands of different types only one by one
+                bands = [file.read(number, window=place) for number in wanted]
+                pixels = np.stack(bands).astype(self.dtype)
             valid = self._masked(file, wanted, place)
         if np.issubdtype(pixels.dtype, np.floating):
             valid &= np.isfinite(pixels).all(axis=0)
@@ -142,29 +148,24 @@ class Raster:
 
         Arguments, results and errors are those of `read`.
         """
-        rows = reflect(np.arange(window.row, window.row + window.height), self.grid.height)
-        columns = reflect(np.arange(window.column, window.column + window.width), self.grid.width)
-        top, left = int(rows.min()), int(columns.min())
-        inner = Window(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
-        pixels, valid = self.read(inner, numbers)
-        if inner == window:
-            return pixels, valid
-        across = (rows - top)[:, None], (columns - left)[None]
-        return pixels[:, *across], valid[across]
+        return read_mirrored(self.read, self.size, window, numbers)
 
     def is_empty(self, window: Window, numbers: Sequence[int] | None = None) -> bool:
         """Whether a window has no data, as far as that is known without reading it.
 
-        A sparse GeoTIFF leaves out the pieces that hold nothing.
+        A sparse GeoTIFF leaves out the pieces that hold nothing: they are read as what the file
+        itself says that stands for "no data".
         """
-        if self.driver != "GTiff" or any(mark is None for mark in self.nodata):
-            return False
         wanted = list(self.numbers if numbers is None else numbers)
+        if self.driver != "GTiff" or any(self.nodata[number - 1] is None for number in wanted):
+            return False
         height, width = self.block
         rows = range(window.row // height, (window.row + window.height - 1) // height + 1)
         columns = range(window.column // width, (window.column + window.width - 1) // width + 1)
         with _told(self.path), _settings(self.trust):
             file = _handle(self)
+            if not all(_filled(file, self.nodata[number - 1], number) for number in wanted):
+                return False
             return not any(
                 file.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=number)
                 for number in wanted
@@ -181,7 +182,7 @@ class Raster:
     def _masked(self, file: Any, wanted: Sequence[int], place: _Window) -> Valid:
         """Where the file's own mask and alpha let a pixel count."""
         valid = np.ones((place.height, place.width), dtype=np.bool_)
-        if self.alpha is not None:
+        if self.alpha is not None and self.alpha not in wanted:
             valid &= file.read(self.alpha, window=place) > 0
         for number in wanted:
             flags = file.mask_flag_enums[number - 1]
@@ -189,6 +190,35 @@ class Raster:
                 valid &= file.read_masks(number, window=place) > 0
                 break  # it is one for all bands
         return valid
+
+
+def _filled(file: Any, mark: float | None, number: int) -> bool:
+    """Whether what a file leaves out of a band is read as something that is not valid."""
+    own, kind = file.nodatavals[number - 1], np.dtype(file.dtypes[number - 1])
+    if own is None or mark is None:
+        return False
+    if np.isnan(own):
+        return bool(kind.kind == "f")
+    fits = kind.kind == "f" or np.iinfo(kind).min <= own <= np.iinfo(kind).max
+    return bool(own == mark and fits)
+
+
+def read_mirrored(
+    read: Callable[..., tuple[NDArray[Any], Valid]],
+    size: tuple[int, int],
+    window: Window,
+    numbers: Sequence[int] | None,
+) -> tuple[NDArray[Any], Valid]:
+    """Read a window that may go beyond the edges of what `read` reads, of this size [px]."""
+    rows = reflect(np.arange(window.row, window.row + window.height), size[0])
+    columns = reflect(np.arange(window.column, window.column + window.width), size[1])
+    top, left = int(rows.min()), int(columns.min())
+    inner = Window(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
+    pixels, valid = read(inner, numbers)
+    if inner == window:
+        return pixels, valid
+    across = (rows - top)[:, None], (columns - left)[None]
+    return pixels[:, *across], valid[across]
 
 
 def open_raster(path: Path, *, trust: bool = False, nodata: float | None = None) -> Raster:
@@ -215,6 +245,8 @@ def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
         raise fault(path, f"it has {file.count} bands of {file.height}×{file.width} px.", "")
     colors = file.colorinterp
     alpha = next((i for i, c in enumerate(colors, 1) if c == ColorInterp.alpha), None)
+    if alpha and (file.descriptions[alpha - 1] or "alpha").strip().casefold() != "alpha":
+        alpha = None  # writers call the fourth of four bytes alpha unless they are told
     numbers = tuple(n for n in range(1, file.count + 1) if n != alpha)
     if not numbers:
         raise fault(path, "it has no band but alpha.", "Give one with pixels.")
@@ -304,10 +336,13 @@ _handles = threading.local()
 
 
 def _handle(raster: Raster) -> Any:
-    """Return this thread's handle of the file; a forked process opens its own."""
+    """Return this thread's handle of the file; a forked process opens its own.
+
+    A file that was replaced or changed is opened anew.
+    """
     if getattr(_handles, "process", None) != os.getpid():
         _handles.process, _handles.open = os.getpid(), {}
-    key = (raster.path, raster.trust)
+    key = (raster.path, raster.trust, _state(raster.path))
     if key not in _handles.open:
         if len(_handles.open) >= 32:
             _handles.open.pop(next(iter(_handles.open))).close()
@@ -323,18 +358,71 @@ def close_handles() -> None:
             _handles.open.popitem()[1].close()
 
 
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written; None for what is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _open(path: Path, driver: str | None) -> Any:
-    return rasterio.open(path, driver=driver, sharing=False)
+    place = re.sub(r"^((?:/vsi\w+/)?(?:https?|ftp|s3|gs|az|oss)):/+", r"\1://", str(path))
+    with unplaced():
+        return rasterio.open(place, driver=driver, sharing=False)
+
+
+class _Shared:
+    """What all threads of a process have in common: the limit of GDAL's cache."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew: a forked process must not wait for threads it does not have."""
+        self.lock = threading.Lock()
+        self.readers, self.before = 0, 0
+
+    @contextlib.contextmanager
+    def limited(self) -> Iterator[None]:
+        """Keep the cache small while anyone reads; the last one restores the host's limit."""
+        with self.lock:
+            if not self.readers:
+                self.before = int(rasterio.env.get_gdal_config(_LIMIT))
+                rasterio.env.set_gdal_config(_LIMIT, min(self.before, CACHE_MB << 20))
+            self.readers += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.readers -= 1
+                if not self.readers:
+                    rasterio.env.set_gdal_config(_LIMIT, self.before)
+
+
+@contextlib.contextmanager
+def unplaced() -> Iterator[None]:
+    """Let files without coordinates be opened without a word, by one thread at a time.
+
+    Python has one list of warnings to ignore for all threads.
+    """
+    with _shared.lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+_LIMIT = "GDAL_CACHEMAX"  # rasterio takes and gives bytes
+_shared = _Shared()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_shared.begin)
 
 
 @contextlib.contextmanager
 def _settings(trust: bool) -> Iterator[None]:
     """GDAL's settings while one of our files is read; a host program's come back afterwards."""
-    alone = {} if trust else _ALONE
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.env.Env(GDAL_CACHEMAX=CACHE_MB, **alone):
-            yield
+    with rasterio.env.Env(**({} if trust else _ALONE)), _shared.limited():
+        yield
 
 
 @contextlib.contextmanager

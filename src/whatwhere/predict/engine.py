@@ -14,20 +14,17 @@ from whatwhere.errors import DataError, NumericsError, ShapeError
 from whatwhere.io.image import read_image, resize_image
 from whatwhere.predict.backends import Backend, open_backend
 from whatwhere.predict.decide import decide
-from whatwhere.tiling import frames, mirror, tiles
+from whatwhere.tiling import BLIND_MARGIN, frames, mirror, tiles
 from whatwhere.types import Geometry, Image, Labels, Valid
 
 CORE = 1024
 """The longest side of what the net sees at once [px], where it does not see far."""
 
-BLIND_MARGIN = 128
-"""The halo of tiles for a net that looks at the whole tile [px]: seams are small, not absent."""
-
 
 class Predictor:
     """A trained net, ready for images of any size."""
 
-    def __init__(self, card: Card, backend: Backend, tile: int = 0) -> None:
+    def __init__(self, card: Card, backend: Backend, tile: int = 0, digest: str = "") -> None:
         """Join a card and an engine.
 
         Args:
@@ -35,8 +32,9 @@ class Predictor:
             backend: Runs the bundle's net.
             tile: The longest side of what the net sees at once [px]; longer images are cut so that
                 no seam shows. 0 takes 1,024 px, or what a net that sees far needs.
+            digest: The bundle's.
         """
-        self.card, self.backend, self.tile = card, backend, tile
+        self.card, self.backend, self.tile, self.digest = card, backend, tile, digest
         self.approximate = False  # whether an image was cut for a net that looks at whole tiles
 
     @classmethod
@@ -162,7 +160,7 @@ def load(
         UsageError: There is no such device.
     """
     found = bundle.load(Path(path))
-    return Predictor(found.card, open_backend(found, device, encoder), tile)
+    return Predictor(found.card, open_backend(found, device, encoder), tile, found.digest)
 
 
 def usual_tile(geometry: Geometry) -> int:

@@ -48,12 +48,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Written:
-    """What one image became: the files, and how many pixels each class has, by its name."""
+    """What one image or scene became.
+
+    Attributes:
+        image: What was read.
+        files: What was written; empty for a scene whose other shards have not finished.
+        pixels: Of each class, by its name.
+        valid: Pixels with data.
+        objects: How many polygons were written; None where none were wanted.
+    """
 
     image: Path
     files: tuple[Path, ...]
     pixels: dict[str, int]
     valid: int
+    objects: int | None = None
 
 
 def plan_outputs(
@@ -103,7 +112,7 @@ def plan_outputs(
         )
     if not single and out.is_file():
         raise UsageError(f"{out}: this is a file; a folder is needed for the masks.")
-    root, stems = (out.parent, [out.stem]) if single else (out, _stems(images))
+    root, stems = (out.parent, [out.stem]) if single else (out, stems_of(images))
     targets = [
         Target(
             image,
@@ -208,7 +217,7 @@ def folder_of(name: str) -> str:
     return f"{plain}_" if plain.casefold() in taken else plain
 
 
-def _stems(images: Sequence[Path]) -> list[str]:
+def stems_of(images: Sequence[Path]) -> list[str]:
     """The names of the masks: bare stems, behind as many folders as it takes to differ."""
     counts = Counter(image.stem.casefold() for image in images)
     if max(counts.values()) == 1:

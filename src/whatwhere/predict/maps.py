@@ -1,0 +1,353 @@
+"""Maps of rasters: planned, made part by part, put together."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from whatwhere import files
+from whatwhere.errors import DataError, UsageError
+from whatwhere.io.crs import pixel_size_m
+from whatwhere.io.raster import Raster, open_raster
+from whatwhere.machine import threads
+from whatwhere.predict.assemble import Polygons, assemble_polygons, assemble_raster
+from whatwhere.predict.blocks import FREE, UPRIGHT, Segmenter, bands_in
+from whatwhere.predict.engine import Predictor, usual_tile
+from whatwhere.predict.parts import PIECES, Parts, outputs_of
+from whatwhere.predict.plan import (
+    Plan,
+    block_of,
+    describe_grid,
+    describe_scene,
+    require_space,
+)
+from whatwhere.talk import Talk
+from whatwhere.tiling import make_lattice
+
+ENDING = ".parts"
+"""What is added to a map's name for the folder of its parts."""
+
+_SAME_SIZE, _ODD_SIZE, _WRONG_SIZE = 1.02, 1.5, 4.0
+_AHEAD = 2  # blocks that wait to be written
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """What is wanted of a map, beside where it goes.
+
+    Attributes:
+        thresholds: One for each label.
+        probabilities: Whether probabilities are written too.
+        uncertainty: `entropy`, `spread`, or empty for neither.
+        polygons: What polygons are wanted; None for none.
+        tta: Whether every symmetry seen in training is looked at.
+        overlap: Context on each side of a tile [px]; None takes what the net needs.
+        resolution_m: Size of the pixels the net is to see [m]; 0 takes what it was trained on.
+        nodata: Stands for "no data", whatever the file says; None for what it says.
+        trust: Read what lies beside the raster, files made of others, and remote paths.
+        shard: Which part of the work is done, from 1, and of how many.
+        keep_parts: Leave the parts where they are when the map is there.
+    """
+
+    thresholds: tuple[float, ...] = ()
+    probabilities: bool = False
+    uncertainty: str = ""
+    polygons: Polygons | None = None
+    tta: bool = False
+    overlap: int | None = None
+    resolution_m: float = 0.0
+    nodata: float | None = None
+    trust: bool = False
+    shard: tuple[int, int] = (1, 1)
+    keep_parts: bool = False
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A map that was put together.
+
+    Attributes:
+        files: What was written; empty where other shards have not finished.
+        pixels: Of each class, by its name.
+        valid: Pixels with data.
+        objects: How many polygons were written; None where none were wanted.
+    """
+
+    files: tuple[Path, ...] = ()
+    pixels: Mapping[str, int] = field(default_factory=dict)
+    valid: int = 0
+    objects: int | None = None
+
+
+def map_scene(
+    members: Sequence[Predictor], scene: Path, output: Path, options: MapOptions, talk: Talk
+) -> Mapped:
+    """Segment a raster of any size, or a share of it.
+
+    Blocks that were made before, by this machine or another, are not made again. Whoever makes the
+    last one puts the map together.
+
+    Raises:
+        DataError: The raster cannot be read, or does not have the nets' bands or pixel size.
+        UsageError: The options do not fit the nets, or the parts that are there.
+        OutputError: Something cannot be written.
+        NumericsError: A net's output is not finite.
+    """
+    raster = open_raster(scene, trust=options.trust, nodata=options.nodata)
+    for note in raster.notes:
+        talk.say(f"{note.severity:8} {note}")
+    segmenter, plan = _plan(members, raster, options, talk)
+    targets = targets_of(plan.outputs, output, options.polygons)
+    _check_targets(scene, targets)
+    height, width = plan.size
+    planes = sum(10 * segmenter.outputs if kind != "mask" else 2 for kind in plan.outputs)
+    disk = require_space(output, height * width, planes)
+    folder = files.make_folder(Path(f"{output}{ENDING}"))
+    parts = Parts(folder, plan.settle(folder))
+    mine = list(plan.share(options.shard))
+    todo = [n for n in talk.track(mine, "looking for parts", len(mine)) if not parts.is_done(n)]
+    _tell(raster, plan, segmenter, disk, (len(mine), len(todo)), options, talk)
+    _make(segmenter, raster, parts, todo, talk)
+    if segmenter.disagreement:
+        talk.say(
+            f"seams    tiles were blended; where they overlap, a probability differed by up to "
+            f"{segmenter.disagreement:.3f} from what it was blended to"
+        )
+    if parts.missing():
+        talk.say(
+            f"done     {len(mine):,} of {parts.total:,} blocks; the shard that finishes last makes "
+            "the map"
+        )
+        return Mapped()
+    mapped = assemble(parts, output, options.polygons, talk)
+    if not options.keep_parts:
+        remove_parts(folder)
+    return mapped
+
+
+def assemble(parts: Parts, output: Path, polygons: Polygons | None, talk: Talk) -> Mapped:
+    """Put parts together.
+
+    Raises:
+        DataError: Parts are missing or damaged; the first of them are named.
+        UsageError: Polygons are wanted, and the parts were made without.
+    """
+    require_all(parts)
+    if polygons and PIECES not in parts.plan.outputs:
+        raise UsageError(
+            f"{parts.folder}: its parts were made without polygons. Predict again with --polygons."
+        )
+    tallies = {
+        kind: assemble_raster(parts, kind, path, talk)
+        for kind, path in outputs_of(output, parts.kinds).items()
+    }
+    objects = assemble_polygons(parts, polygons, talk) if polygons else None
+    made = targets_of(parts.plan.outputs, output, polygons)
+    return Mapped(made, tallies["mask"].pixels, tallies["mask"].valid, objects)
+
+
+def require_all(parts: Parts) -> None:
+    """Raise `DataError` if parts are missing."""
+    missing = parts.missing()
+    if missing:
+        shown = ", ".join(parts.path(n, "mask").name for n in missing[:3])
+        raise DataError(
+            f"{parts.folder}: {len(missing):,} of {parts.total:,} parts are missing "
+            f"({shown}{' …' * (len(missing) > 3)}). Run the shards that have not finished again."
+        )
+
+
+def targets_of(kinds: Sequence[str], output: Path, polygons: Polygons | None) -> tuple[Path, ...]:
+    """Return all files that are made."""
+    rasters = outputs_of(output, [kind for kind in kinds if kind != PIECES])
+    return (*rasters.values(), *([polygons.path] if polygons else []))
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove parts that were put together; what others hold open stays."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plan(
+    members: Sequence[Predictor], raster: Raster, options: MapOptions, talk: Talk
+) -> tuple[Segmenter, Plan]:
+    first = members[0]
+    card = first.card
+    for other in members[1:]:
+        if (other.card.classes, other.card.bands) != (card.classes, card.bands):
+            raise UsageError("nets that work together must have the same classes and bands.")
+    if card.resize:
+        raise UsageError(
+            f"the net stretches every image to {card.resize[0]}×{card.resize[1]} px, which is not "
+            "for scenes. Train with --chip-size in the place of --resize."
+        )
+    if options.uncertainty not in ("", "entropy", "spread"):
+        raise UsageError(f"--uncertainty must be entropy or spread, not {options.uncertainty!r}.")
+    symmetries = (FREE if card.orientation == "free" else UPRIGHT) if options.tta else FREE[:1]
+    if options.uncertainty == "spread" and len(members) * len(symmetries) == 1:
+        raise UsageError(
+            "--uncertainty spread needs several answers: add --tta, or nets by --with."
+        )
+    geometries = {member.card.geometry for member in members}
+    if len(geometries) > 1:
+        raise UsageError("nets that work together must have the same stride and margin.")
+    lattice = make_lattice(card.geometry, first.tile or usual_tile(card.geometry), options.overlap)
+    device = str(getattr(first.backend, "device", "cpu"))
+    segmenter = Segmenter(
+        members=members,
+        lattice=lattice,
+        symmetries=symmetries,
+        batch=1 if device == "cpu" else 4,
+        numbers=bands_in(card, raster),
+        factor=_factor(card.pixel_size, raster, options.resolution_m, talk),
+    )
+    outputs = ["mask"]
+    outputs += ["probabilities"] if options.probabilities else []
+    outputs += [options.uncertainty] if options.uncertainty else []
+    outputs += [PIECES] if options.polygons else []
+    plan = Plan(
+        scene=describe_scene(raster),
+        grid=describe_grid(raster.grid),
+        table=card.classes.to_json(),
+        bundles=tuple(member.digest for member in members),
+        bands=segmenter.numbers,
+        nodata=options.nodata,
+        trust=options.trust,
+        factor=segmenter.factor,
+        core=lattice.core,
+        halo=lattice.halo,
+        blend=lattice.blend,
+        batch=segmenter.batch,
+        symmetries=len(symmetries),
+        block=block_of(lattice, segmenter.outputs),
+        thresholds=tuple(options.thresholds),
+        outputs=tuple(outputs),
+        device=device,
+        threads=threads(),
+    )
+    return segmenter, plan
+
+
+def _factor(trained: float | None, raster: Raster, asked: float, talk: Talk) -> float:
+    """Return how many pixels the net is to see in the place of one, along a side."""
+    wanted = asked or trained
+    own = pixel_size_m(raster.grid)
+    if wanted is None or own is None:
+        if asked:
+            raise DataError(
+                f"{raster.path}: its pixels have no known size on the ground: leave "
+                "--resolution-m out."
+            )
+        return 1.0
+    ratio = own / wanted
+    off = max(ratio, 1 / ratio)
+    if off <= _SAME_SIZE:
+        return 1.0
+    told = f"{raster.path}: its pixels are {own:.3g} m, the net was trained on {wanted:.3g} m"
+    if off > _WRONG_SIZE and not asked:
+        raise DataError(
+            f"{told}: it has never seen things at this size. --resolution-m {wanted:.3g} does it "
+            "all the same."
+        )
+    talk.say(f"{'warning' if off > _ODD_SIZE else 'note':8} {told}: the scene is resampled.")
+    return float(ratio)
+
+
+def _check_targets(scene: Path, targets: Sequence[Path]) -> None:
+    for path in targets:
+        if path.exists() and scene.exists() and path.samefile(scene):
+            raise UsageError(f"{path}: this would overwrite the scene. Choose another name.")
+        if path.is_dir():
+            raise UsageError(f"{path}: this is a folder. Give a file's name.")
+    if len({str(path.absolute()).casefold() for path in targets}) < len(targets):
+        raise UsageError("two outputs would get the same name. Choose others.")
+
+
+def _tell(
+    raster: Raster,
+    plan: Plan,
+    segmenter: Segmenter,
+    disk: int,
+    blocks: tuple[int, int],
+    options: MapOptions,
+    talk: Talk,
+) -> None:
+    height, width = plan.size
+    lattice = segmenter.lattice
+    work = lattice.work * len(segmenter.members) * plan.symmetries * segmenter.factor**2
+    way = f"blended over {2 * lattice.halo} px" if lattice.blend else "without a seam"
+    talk.say(
+        f"plan     {raster.path}: {height:,}×{width:,} px; tiles of {lattice.tile} px {way}, "
+        f"{work:.1f} times the pixels are computed"
+    )
+    if lattice.work > 3 and not lattice.blend and options.overlap is None:
+        talk.say(
+            f"note     a pixel of this net sees {lattice.halo} px far. A larger --tile wastes "
+            "less; --overlap 64 blends narrower tiles: several times as quick, not quite exact"
+        )
+    share = "" if options.shard == (1, 1) else f" (shard {options.shard[0]} of {options.shard[1]})"
+    there = f"{blocks[0] - blocks[1]:,} are there" if blocks[1] < blocks[0] else "none is there yet"
+    talk.say(
+        f"plan     {blocks[0]:,} blocks of {plan.block} px{share}, {there}; about "
+        f"{max(disk, 1):,} MB on the disk while it runs"
+    )
+
+
+def _make(
+    segmenter: Segmenter, raster: Raster, parts: Parts, todo: Sequence[int], talk: Talk
+) -> None:
+    """Make parts; reading ahead, computing and writing go on side by side."""
+    plan = parts.plan
+    size = plan.size[0] * plan.size[1]
+    clock, done, told = time.monotonic(), 0, 0.0
+    read = functools.partial(segmenter.read, raster)
+    windows = [plan.window(number) for number in todo]
+    with (
+        _threads(plan.threads),
+        _pool("write") as pool,
+        _pool("read") as reader,
+        talk.bar("segmenting", len(todo)) as step,
+    ):
+        waiting: list[Future[None]] = []
+        ahead = [reader.submit(read, window) for window in windows[:1]]
+        for i, (number, window) in enumerate(zip(todo, windows, strict=True)):
+            seen = ahead.pop(0).result()
+            ahead += [reader.submit(read, one) for one in windows[i + 1 : i + 2]]
+            answer = segmenter.answer(seen)
+            while len(waiting) >= _AHEAD:
+                waiting.pop(0).result()
+            waiting.append(pool.submit(parts.make, number, answer))
+            done += window.height * window.width
+            rate = done / 1e6 / max(time.monotonic() - clock, 1e-9)
+            step(text=f"segmenting, {rate:.2f} Mpx/s")
+            if talk.is_plain and done / size >= told + 0.1:
+                told = done / size
+                talk.say(f"         {done / size:.0%} of the scene, {rate:.2f} Mpx/s")
+        for one in waiting:
+            one.result()
+
+
+@contextlib.contextmanager
+def _pool(name: str) -> Iterator[ThreadPoolExecutor]:
+    """A thread of its own, which finishes what it was given, even if we are interrupted."""
+    with ThreadPoolExecutor(1, thread_name_prefix=f"whatwhere-{name}") as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with so many threads as the plan says."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

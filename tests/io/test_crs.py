@@ -1,0 +1,110 @@
+"""Points, shapes and areas in several coordinate systems."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+
+from whatwhere.errors import DataError
+from whatwhere.grid import Grid
+from whatwhere.io.crs import (
+    areas_m2,
+    crs_name,
+    is_on_ground,
+    local_system,
+    move_points,
+    move_shapes,
+    parse_crs,
+    pixel_size_m,
+    same_crs,
+    to_wkt,
+)
+
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
+RADIUS = 6378137.0  # of the sphere of EPSG:3857 [m]
+
+
+def test_points_move_as_the_formula_says() -> None:
+    """Spherical Mercator by the book (Snyder 1987, 7-1 and 7-2), longitude before latitude."""
+    x, y = np.array([-115.2, 85.5]), np.array([36.1, -27.6])
+    moved = move_points(x, y, "EPSG:4326", "EPSG:3857")
+    assert moved[0] == pytest.approx(RADIUS * np.radians(x), abs=1e-3)
+    assert moved[1] == pytest.approx(
+        RADIUS * np.log(np.tan(np.pi / 4 + np.radians(y) / 2)), abs=1e-3
+    )
+    back = move_points(*moved, "EPSG:3857", "OGC:CRS84")
+    assert back[0] == pytest.approx(x, abs=1e-9) and back[1] == pytest.approx(y, abs=1e-9)
+
+
+def test_points_beyond_a_system_spoil_no_others() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.uniform(-20, 20, 500), rng.uniform(-60, 60, 500)
+    bad = rng.choice(500, 40, replace=False)
+    expected = move_points(x, y, "EPSG:4326", "EPSG:3857")
+    spoilt = y.copy()
+    spoilt[bad] = rng.choice([95.0, -1e30, np.nan, np.inf], 40)
+    moved = move_points(x, spoilt, "EPSG:4326", "EPSG:3857")
+    good = np.delete(np.arange(500), bad)
+    for found, wanted in zip(moved, expected, strict=True):
+        assert not np.isfinite(found[bad]).any() and (found[good] == wanted[good]).all()
+    mixed = move_points(np.array([15.0, -170.0, 16.0, 190.0]), np.full(4, 3.0), "EPSG:4326", LOCAL)
+    assert not np.isfinite(mixed).any()
+
+
+def test_points_that_a_projection_refuses_are_found_by_halves() -> None:
+    x, y = np.full(9, 15.0), np.arange(9.0)
+    x[4], y[4] = 1e11, 5.0  # turns that the projection of UTM refuses
+    moved = move_points(x, y, "EPSG:4326", "EPSG:32633")
+    assert np.isfinite(moved[0]).tolist() == [True] * 4 + [False] + [True] * 4
+    assert np.delete(moved[0], 4) == pytest.approx(5e5, abs=1e-3)
+
+
+def test_absurd_coordinates_take_no_time() -> None:
+    start = time.perf_counter()
+    x, y = move_points(np.array([1e30, 1e9]), np.array([1e30, 1e9]), "EPSG:3857", "EPSG:4326")
+    assert not np.isfinite([x[0], y[0]]).any() and time.perf_counter() - start < 5
+
+
+def test_shapes_that_cannot_be_moved_stay_shapes() -> None:
+    shapes = np.array([shapely.box(0, 80, 1, 95), shapely.box(0, 0, 1, 1), shapely.Point(0, 95)])
+    moved = move_shapes(shapes, "EPSG:4326", "EPSG:3857")
+    assert [one.geom_type for one in moved] == ["Polygon", "Polygon", "Point"]
+    assert np.isfinite(shapely.get_coordinates(moved[1])).all()
+    assert np.isinf(shapely.get_coordinates(moved[0])).any()
+
+
+def test_systems_are_compared_and_named() -> None:
+    wkt = to_wkt(parse_crs("EPSG:32633"))
+    assert same_crs(wkt, "EPSG:32633") and not same_crs(wkt, "EPSG:32634")
+    assert not same_crs("", wkt) and same_crs("", "")
+    assert crs_name(wkt) == "EPSG:32633" and crs_name(LOCAL) == "site"
+    assert crs_name("") == "no coordinate system"
+    assert is_on_ground(wkt) and is_on_ground("EPSG:4326") and not is_on_ground(LOCAL)
+    assert to_wkt(None) == ""
+    with pytest.raises(DataError, match="'nonsense' is no coordinate system"):
+        parse_crs("nonsense")
+
+
+def test_areas_and_pixels_are_metres_on_the_ground() -> None:
+    """A degree square at 60° N: 111,412 m times 55,800 m, less as it narrows (WGS 84)."""
+    square = np.array([shapely.box(15, 59.5, 16, 60.5)])
+    square = shapely.segmentize(square, 0.01)
+    assert areas_m2(square, "EPSG:4326")[0] == pytest.approx(6.2165e9, rel=1e-3)
+    mercator = move_shapes(square, "EPSG:4326", "EPSG:3857")
+    assert areas_m2(mercator, "EPSG:3857")[0] == pytest.approx(6.2165e9, rel=1e-3)
+    assert areas_m2(square, "")[0] == pytest.approx(1.0)
+    x, y = move_points(np.array([15.0]), np.array([60.0]), "EPSG:4326", "EPSG:3857")
+    grid = Grid("EPSG:3857", Affine(2, 0, x[0], 0, -2, y[0]), 10, 10)
+    assert pixel_size_m(grid) == pytest.approx(2 * np.cos(np.radians(60)), rel=0.005)
+    for crs in ("", LOCAL):
+        assert pixel_size_m(Grid(crs, grid.transform, 10, 10)) is None
+
+
+def test_a_local_system_has_its_origin_where_it_was_asked_for() -> None:
+    local = local_system("EPSG:3857", 1e6, 6e6)
+    assert np.abs(move_points(np.array([1e6]), np.array([6e6]), "EPSG:3857", local)).max() < 1e-3
+    assert local_system("EPSG:4326", 0, 95) == "EPSG:4326"
