@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import logging
 import struct
 import zlib
@@ -231,6 +232,17 @@ class Part:
             )
             pixels[(band, *inside)] = _expand(chunk, style)
         return pixels[:, : level.height, : level.width]
+
+
+def empty_part(height: int, width: int, style: Style, levels: int) -> Part:
+    """Return a part of this size that holds nothing [px]."""
+    nothing = np.zeros(0, dtype=np.int64)
+    sizes = level_sizes(height, width, levels)[:levels]
+    counts = [np.zeros(style.bands * math.prod(tiles_across(*s)), dtype=np.int64) for s in sizes]
+    kept = zip(sizes, counts, strict=True)
+    return Part(
+        tuple(Level(*size, none, nothing, lambda: iter(())) for size, none in kept), style.stamp
+    )
 
 
 def decode_part(data: bytes) -> Part:

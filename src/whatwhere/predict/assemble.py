@@ -262,6 +262,8 @@ def write_vrt(parts: Parts, kind: str, path: Path) -> None:
     a, b, c, d, e, f = grid.transform[:6]
     sources = []
     for number in range(parts.total):
+        if parts.is_empty(number):
+            continue
         window = parts.plan.window(number)
         name = escape(parts.path(number, kind).relative_to(path.parent.absolute()).as_posix())
         size = f'xSize="{window.width}" ySize="{window.height}"'

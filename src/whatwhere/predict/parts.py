@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import struct
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,15 @@ from numpy.typing import NDArray
 from whatwhere import files
 from whatwhere.errors import DataError
 from whatwhere.grid import Grid
-from whatwhere.io.geotiff import TILE, Part, Pixels, Style, decode_part, encode_part
+from whatwhere.io.geotiff import (
+    TILE,
+    Part,
+    Pixels,
+    Style,
+    decode_part,
+    empty_part,
+    encode_part,
+)
 from whatwhere.predict.blocks import Answer
 from whatwhere.predict.decide import decide
 from whatwhere.predict.plan import Plan, grid_of, nodata_of
@@ -25,6 +34,9 @@ STEPS = 254
 """A probability of 1 in a raster of bytes; 255 stands for "no data"."""
 
 PIECES = "pieces"
+EMPTY = "empty"
+"""What stands in the place of all parts of a block without data."""
+
 _STAMP_BYTES = 32
 
 
@@ -57,7 +69,13 @@ class Parts:
 
     def missing(self) -> list[int]:
         """Return the blocks that are not there."""
-        return [n for n in range(self.total) if not self.path(n, "mask").exists()]
+        there = (self.path(n, "mask").exists() or self.is_empty(n) for n in range(self.total))
+        return [number for number, found in enumerate(there) if not found]
+
+    def is_empty(self, number: int) -> bool:
+        """Whether it was noted that a block has no data."""
+        path = self.path(number, EMPTY)
+        return path.exists() and _bytes(path) == self.plan.stamp.encode("ascii")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -72,8 +90,8 @@ class Parts:
     def path(self, number: int, kind: str) -> Path:
         """Return the file of a block."""
         row, column = divmod(number, self.plan.columns)
-        ending = "npz" if kind == PIECES else "tif"
-        return self.folder / f"{row:05d}-{column:05d}-{kind}.{ending}"
+        ending = {PIECES: ".npz", EMPTY: ""}.get(kind, ".tif")
+        return self.folder / f"{row:05d}-{column:05d}-{kind}{ending}"
 
     def style(self, kind: str) -> Style:
         """Return what an output's file says of its pixels."""
@@ -94,6 +112,9 @@ class Parts:
 
     def make(self, number: int, answer: Answer) -> None:
         """Decide, and write all parts of a block; the mask, which is looked for, comes last."""
+        if not answer.valid.any():
+            files.write_text(self.path(number, EMPTY), self.plan.stamp)
+            return
         window = self.plan.window(number)
         labels = decide(answer.probabilities, self.classes, self.plan.thresholds)
         place = self.grid.part(window)
@@ -102,11 +123,14 @@ class Parts:
                 data = self._pieces(labels, answer, window)
             else:
                 pixels = self._pixels(kind, labels, answer)
-                data = encode_part(place, self.style(kind), pixels, self.levels)
+                style = dataclasses.replace(self.style(kind), colors={})
+                data = encode_part(place, style, pixels, self.levels)
             files.write_bytes(self.path(number, kind), data)
 
     def is_done(self, number: int) -> bool:
         """Whether all parts of a block are there, whole, and of this plan."""
+        if self.is_empty(number):
+            return True
         try:
             for kind in self.plan.outputs:
                 if kind == PIECES:
@@ -123,12 +147,13 @@ class Parts:
         Raises:
             DataError: It is missing, damaged, or of another plan.
         """
-        path = self.path(number, kind)
+        path, window = self.path(number, kind), self.plan.window(number)
+        if self.is_empty(number):
+            return empty_part(window.height, window.width, self.style(kind), self.levels)
         try:
             part = decode_part(_bytes(path))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-        window = self.plan.window(number)
         size = part.levels[0].height, part.levels[0].width
         if part.stamp != self.plan.stamp or size != (window.height, window.width):
             raise DataError(f"{path}: this part is of another plan. Remove it.")
@@ -142,6 +167,10 @@ class Parts:
     def read_pieces(self, number: int) -> list[Pieces]:
         """Read the pieces of a block, layer by layer; raises as `read` does."""
         path = self.path(number, PIECES)
+        if self.is_empty(number):
+            window = self.plan.window(number)
+            nothing = np.full((window.height, window.width), -1)
+            return [find_pieces(nothing, [], nothing.astype(np.float32), window)] * self.layers
         data = _bytes(path)
         head, lengths = data[:_STAMP_BYTES], data[_STAMP_BYTES:][: 8 * self.layers]
         if head.decode("ascii", "replace") != self.plan.stamp or len(lengths) < 8 * self.layers:
