@@ -167,7 +167,7 @@ def test_all_wrong_settings_are_named_at_once() -> None:
         "epsilon must be a finite number, not inf",
         "kernel_size must be odd, not 4",
         "upsample must be one of transposed, nearest, bilinear, shuffle, not 'cubic'",
-        "orientation must be one of upright, free, not 'down'",
+        "orientation must be one of auto, upright, free, not 'down'",
         "resize must be like 128 or 128x96",
         "split must be like 70/15/15, not '1/2'",
         "bands must be auto, grey, rgb or numbers from 1 like 4,3,2 or red=1,nir=4, not '0'",

@@ -51,10 +51,11 @@ def test_a_split_trains_and_validates(text: str) -> None:
 def test_bands() -> None:
     assert [parse_bands(text) for text in ("auto", "grey", "rgb")] == ["auto", "grey", "rgb"]
     assert parse_bands("4, 3,2") == {"band 4": 4, "band 3": 3, "band 2": 2}
+    assert parse_bands("Red, nir,2") == {"red": 0, "nir": 0, "band 2": 2}
     assert parse_bands("Red=1, nir = 4,2") == {"red": 1, "nir": 4, "band 2": 2}
 
 
-@pytest.mark.parametrize("text", ["", "red", "0", "1,,2", "1,1", "a=1,a=2", "-1", "³"])
+@pytest.mark.parametrize("text", ["", "red,red", "0", "1,,2", "1,1", "a=1,a=2", "-1", "³"])
 def test_what_are_no_bands(text: str) -> None:
     with pytest.raises(UsageError, match="bands must be auto, grey, rgb or numbers from 1"):
         parse_bands(text)

@@ -30,7 +30,12 @@ app = typer.Typer(
 )
 
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="a folder with images/ and masks/ (or labels/)")
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="a folder with images/ and masks/ (or labels/); a raster, or a folder of such, with "
+        "--labels; a data.toml that lists scenes",
+    ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, or its bundle")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
@@ -42,6 +47,29 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Threshold = Annotated[
     str | None, typer.Option(help="in the place of the bundle's: 0.4, or salt=0.4,fault=0.6")
 ]
+NoData = Annotated[
+    float | None,
+    typer.Option(help='a value that stands for "no data", whatever the file says'),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="read files beside a raster, files made of other files, remote paths"
+    ),
+]
+Polygons = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE", help="outlines too: .gpkg, .geojson or .fgb; for several scenes the ending"
+    ),
+]
+SimplifyPx = Annotated[
+    float | None,
+    typer.Option(help="how far an outline may move [px]; 0: not at all", min=0, show_default=False),
+]
+Square = Annotated[bool, typer.Option("--square", help="outlines with right angles")]
+MinArea = Annotated[float, typer.Option(help="leave out polygons and holes below this [m²]", min=0)]
+KeepParts = Annotated[bool, typer.Option("--keep-parts", help="keep the parts beside the map")]
 _TILE = 0
 
 
@@ -131,6 +159,63 @@ def with_recipe(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+_SCENES: dict[str, tuple[Any, Any, Any]] = {
+    "labels": (
+        Path | None,
+        None,
+        typer.Option(help="of scenes: polygons, lines or points, or a raster of classes; a folder"),
+    ),
+    "class_field": (
+        str | None,
+        None,
+        typer.Option(help="the labels' field that holds the class; without it there is one"),
+    ),
+    "aoi": (
+        Path | None,
+        None,
+        typer.Option(help="polygons beyond which scenes are not labelled (not background)"),
+    ),
+    "nodata": (
+        float | None,
+        None,
+        typer.Option(help='a value that stands for "no data", whatever the file says'),
+    ),
+    "buffer_m": (float, 0.0, typer.Option(help="how far lines and points reach [m]", min=0)),
+    "trust": (
+        bool,
+        False,
+        typer.Option(
+            "--trust", help="read files beside a raster, files made of other files, remote paths"
+        ),
+    ),
+}
+
+
+def with_scenes(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say where scenes have their labels, collected in `where`."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **named: Any) -> None:
+        where = {name: named.pop(name) for name in _SCENES}
+        function(*args, where=where, **named)
+
+    signature = inspect.signature(function, eval_str=True)
+    own = [one for one in signature.parameters.values() if one.name != "where"]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[kind, option],
+        )
+        for name, (kind, default, option) in _SCENES.items()
+    ]
+    parameters = [*own, *options]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"whatwhere {__version__}")
@@ -161,15 +246,25 @@ def _demo(
 
 
 @command("inspect")
+@with_scenes
 def _inspect(
     data: Data,
     classes: Annotated[str, typer.Option(help="class table, as 0=background,255=salt")] = "",
+    bands: Annotated[str, typer.Option(help="of scenes: names or numbers, as in train")] = "auto",
+    chip_size: Annotated[int, typer.Option(help="for blocks of scenes, as in train", min=0)] = 0,
+    resolution_m: Annotated[
+        float, typer.Option(help="read scenes at this pixel size [m]; 0: their own", min=0)
+    ] = 0.0,
     as_json: Json = False,
+    *,
+    where: dict[str, Any],
 ) -> None:
     """Say what is in a data set, and what is wrong with it."""
     from whatwhere import jobs, show
 
-    found = jobs.inspect(data, classes)
+    found = jobs.inspect(
+        data, classes, bands=bands, chip_size=chip_size, resolution_m=resolution_m, **where
+    )
     typer.echo(json.dumps(found) if as_json else show.inspection(found))
     if any(problem["severity"] == "error" for problem in found["problems"]):
         raise typer.Exit(3)
@@ -177,6 +272,7 @@ def _inspect(
 
 @command("train")
 @with_recipe
+@with_scenes
 def _train(
     data: Data,
     output: Annotated[
@@ -190,8 +286,9 @@ def _train(
         bool, typer.Option("--dry-run", help="stop after the rehearsal; say what the rest takes")
     ] = False,
     settings: dict[str, Any],
+    where: dict[str, Any],
 ) -> None:
-    """Train a U-Net on images and masks."""
+    """Train a U-Net on images and masks, or on scenes and their labels."""
     from whatwhere import jobs, show
 
     run = jobs.train(
@@ -201,16 +298,18 @@ def _train(
         device=device,
         workers=workers,
         dry_run=dry_run,
+        **where,
         **settings,
     )
     if run is not None:
         typer.echo(show.scores(run.scores))
         verb = "evaluate" if run.card.classes.task == "multiclass" else "tune"
-        typer.echo(f"next: whatwhere {verb} {output} {data}")
+        typer.echo(f"next: whatwhere {verb} {output} {_typed(data, where)}")
 
 
 @command("lr-find")
 @with_recipe
+@with_scenes
 def _lr_find(
     data: Data,
     output: Annotated[
@@ -221,20 +320,29 @@ def _lr_find(
     device: Device = "auto",
     as_json: Json = False,
     settings: dict[str, Any],
+    where: dict[str, Any],
 ) -> None:
     """Find the learning rate to train with."""
     from whatwhere import jobs
 
-    found = jobs.lr_find(data, recipe=recipe, picture=output, device=device, **settings)
+    found = jobs.lr_find(data, recipe=recipe, picture=output, device=device, **where, **settings)
     if as_json:
         typer.echo(json.dumps(found))
         return
     typer.echo(f"the loss falls fastest at a learning rate of {found['suggestion']:.2g}")
     flag = f"--lr {found['suggestion']:.2g}"
-    typer.echo(f"next, other flags as here: whatwhere train {data} -o RUN {flag}")
+    typer.echo(f"next, other flags as here: whatwhere train {_typed(data, where)} -o RUN {flag}")
+
+
+def _typed(data: Path, where: dict[str, Any]) -> str:
+    """Return what is typed for this data."""
+    from whatwhere.data.inputs import Inputs
+
+    return Inputs.of(data, **where).words
 
 
 @command("evaluate")
+@with_scenes
 def _evaluate(
     run: RunPath,
     data: Data,
@@ -249,15 +357,20 @@ def _evaluate(
     device: Device = "auto",
     tile: Tile = _TILE,
     as_json: Json = False,
+    *,
+    where: dict[str, Any],
 ) -> None:
-    """Score a run on images and masks."""
+    """Score a run on images and masks, or on scenes and their labels."""
     from whatwhere import jobs, show
 
-    scores = jobs.evaluate(run, data, part=part, threshold=threshold, device=device, tile=tile)
+    scores = jobs.evaluate(
+        run, data, part=part, threshold=threshold, device=device, tile=tile, **where
+    )
     typer.echo(json.dumps(scores) if as_json else show.scores(scores))
 
 
 @command("tune")
+@with_scenes
 def _tune(
     run: RunPath,
     data: Data,
@@ -267,35 +380,77 @@ def _tune(
     device: Device = "auto",
     tile: Tile = _TILE,
     as_json: Json = False,
+    *,
+    where: dict[str, Any],
 ) -> None:
     """Choose the threshold on data, and keep it in the bundle."""
     from whatwhere import jobs, show
 
-    found = jobs.tune(run, data, metric=metric, device=device, tile=tile)
+    found = jobs.tune(run, data, metric=metric, device=device, tile=tile, **where)
     typer.echo(json.dumps(found) if as_json else show.tuning(found))
 
 
 @command("predict")
 def _predict(
     run: RunPath,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="images and folders")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="images, scenes and folders")
+    ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="a folder; or a PNG for one image", show_default=False),
+        typer.Option(
+            "-o",
+            "--output",
+            help="a folder; or a PNG for one image, a .tif for one scene",
+            show_default=False,
+        ),
     ],
     threshold: Threshold = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="16-bit probabilities too (65535 is 1)")
+        bool,
+        typer.Option("--probabilities", help="probabilities too: 16-bit PNG, or 8-bit GeoTIFF"),
     ] = False,
+    uncertainty: Annotated[
+        str, typer.Option(help="of a scene too: entropy, or spread (of --tta or --with)")
+    ] = "",
+    polygons: Polygons = "",
+    simplify_px: SimplifyPx = None,
+    square: Square = False,
+    min_area_m2: MinArea = 0.0,
     overlay: Annotated[bool, typer.Option("--overlay", help="pictures to look at too")] = False,
     table: Annotated[
         Path | None, typer.Option(help="write pixels and shares of each class as CSV here")
     ] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="a run to take the mean with; may be repeated"),
+    ] = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="the mean over all symmetries seen in training")
+    ] = False,
     device: Device = "auto",
     tile: Tile = _TILE,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            help="context around a tile [px]; left out: as much as leaves no seam; less is "
+            "quicker, and blended",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
+    resolution_m: Annotated[
+        float, typer.Option(help="pixels the net is to see [m]; 0: as in training", min=0)
+    ] = 0.0,
+    nodata: NoData = None,
+    trust: Trust = False,
+    shard: Annotated[
+        str, typer.Option(help="a share of the blocks: 1/8, or auto in an array of jobs")
+    ] = "",
+    keep_parts: KeepParts = False,
     as_json: Json = False,
 ) -> None:
-    """Segment images of any size."""
+    """Segment images, and scenes of any size."""
     from whatwhere import jobs, show
 
     written = jobs.predict(
@@ -308,8 +463,51 @@ def _predict(
         table=table,
         device=device,
         tile=tile,
+        others=others or (),
+        tta=tta,
+        uncertainty=uncertainty,
+        polygons=polygons,
+        simplify_px=simplify_px,
+        square=square,
+        min_area_m2=min_area_m2,
+        overlap=overlap,
+        resolution_m=resolution_m,
+        nodata=nodata,
+        trust=trust,
+        shard=shard,
+        keep_parts=keep_parts,
     )
     typer.echo(show.predictions(written, as_json))
+
+
+@command("assemble")
+def _assemble(
+    output: Annotated[
+        Path, typer.Argument(metavar="MAP", help="the map whose parts lie beside it")
+    ],
+    polygons: Polygons = "",
+    simplify_px: SimplifyPx = None,
+    square: Square = False,
+    min_area_m2: MinArea = 0.0,
+    vrt: Annotated[
+        bool, typer.Option("--vrt", help="a virtual raster over the parts in the map's place")
+    ] = False,
+    keep_parts: KeepParts = False,
+    as_json: Json = False,
+) -> None:
+    """Put together what the shards of a prediction have made."""
+    from whatwhere import jobs, show
+
+    written = jobs.assemble(
+        output,
+        polygons=polygons,
+        simplify_px=simplify_px,
+        square=square,
+        min_area_m2=min_area_m2,
+        vrt=vrt,
+        keep_parts=keep_parts,
+    )
+    typer.echo(show.predictions([written], as_json))
 
 
 @command("models")

@@ -75,10 +75,17 @@ class Recipe:
 
     classes: str = _setting("", "class table, as `background,salt` or `0=background,255=salt`")
     bands: str = _setting(
-        "auto", "auto, grey, rgb, or band numbers from 1 such as 4,3,2 or red=1,green=2,nir=4"
+        "auto",
+        "auto, grey, rgb, band numbers from 1 such as 4,3,2 or red=1,green=2,nir=4, or a scene's "
+        "own names",
     )
     orientation: str = _setting(
-        "upright", "upright: left-right flips only; free: seen from above, all eight symmetries"
+        "auto",
+        "upright: left-right flips only; free: seen from above, all eight symmetries; auto: "
+        "upright for images, free for scenes",
+    )
+    resolution_m: float = _setting(
+        0.0, "side of a pixel on the ground [m]; 0: the scenes' own", low=0.0
     )
     resize: str = _setting("", "stretch images to this size first [px]: 128 or HEIGHTxWIDTH")
     chip_size: int = _setting(
@@ -86,6 +93,18 @@ class Recipe:
     )
     split: str = _setting(
         "70/15/15", "shares of training, validation and test, where none is given"
+    )
+    split_gap: float = _setting(
+        0.25,
+        "strip that training blocks of a scene lose beside those of other splits [share of a chip]",
+        low=0.0,
+        high=4.0,
+    )
+    class_sampling: float = _setting(
+        0.5,
+        "share of a scene's chips drawn around a pixel of a class drawn evenly",
+        low=0.0,
+        high=1.0,
     )
 
     epochs: int = _setting(50, "most passes through the training chips", low=1)
@@ -232,7 +251,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 _CHOICES = {
     "upsample": ("transposed", "nearest", "bilinear", "shuffle"),
-    "orientation": ("upright", "free"),
+    "orientation": ("auto", "upright", "free"),
     "norm": ("batch", "group", "none"),
     "activation": ("relu", "leaky_relu", "gelu", "silu"),
     "optimizer": ("adam", "adamw"),

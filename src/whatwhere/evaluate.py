@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from whatwhere.data.labels import read_labels
+from whatwhere.data.scenes import Block
 from whatwhere.data.sources import Pair
 from whatwhere.errors import DataError, UsageError
 from whatwhere.metrics import (
@@ -27,7 +28,7 @@ from whatwhere.metrics import (
 )
 from whatwhere.predict.decide import decide
 from whatwhere.predict.engine import Predictor
-from whatwhere.types import Classes, Image, Labels, Valid
+from whatwhere.types import Bands, Classes, Image, Labels, Valid, Window
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,32 @@ def answers(predictor: Predictor, pairs: Sequence[Pair]) -> Iterator[Answer]:
     """
     classes = predictor.card.classes
     for pair in pairs:
-        probabilities, valid = predictor.read(pair.image)
+        if isinstance(pair, Block):
+            probabilities, valid = _see(predictor, pair)
+        else:
+            probabilities, valid = predictor.read(pair.image)
         truth, counted = read_labels(pair, classes, valid)
         if truth.shape[-2:] != valid.shape:
             raise DataError(f"{pair.masks[0]}: the mask is not of its image's size.")
         yield Answer(pair, probabilities, truth, valid & counted)
+
+
+_AROUND = 64  # what a block's edge sees of the scene around it [px]
+
+
+def _see(predictor: Predictor, block: Block) -> tuple[Image, Valid]:
+    """Segment a block with what lies around it, as a map of the whole scene would."""
+    whole, window = block.scene.raster.size, block.window
+    top, left = max(window.row - _AROUND, 0), max(window.column - _AROUND, 0)
+    bottom = min(window.row + window.height + _AROUND, whole[0])
+    right = min(window.column + window.width + _AROUND, whole[1])
+    pixels, valid = block.scene.read(Window(top, left, bottom - top, right - left))
+    names = predictor.card.bands.names
+    taken = Bands(names, tuple(range(1, len(names) + 1)))  # the scene has picked them
+    card = predictor.card.replace(bands=taken)
+    found = Predictor(card, predictor.backend, predictor.tile).probabilities(pixels, valid)
+    inner = Window(window.row - top, window.column - left, window.height, window.width).slices
+    return found[(slice(None), *inner)], valid[inner]
 
 
 def evaluate(found: Iterator[Answer], classes: Classes, thresholds: Sequence[float]) -> Evaluation:

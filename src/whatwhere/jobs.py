@@ -11,38 +11,76 @@ from whatwhere import evaluate as scoring
 from whatwhere.bundle import Card
 from whatwhere.config import Recipe, make_recipe
 from whatwhere.data import doctor
-from whatwhere.data.sources import Pair, open_source
+from whatwhere.data.census import check_present, look
+from whatwhere.data.inputs import Inputs
+from whatwhere.data.scenes import Wish
+from whatwhere.data.sources import Pair
 from whatwhere.data.splits import choose, fingerprint, own
 from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.predict.decide import parse_thresholds
 from whatwhere.predict.engine import load
-from whatwhere.predict.images import Written, plan_outputs, predict_image, table_of
+from whatwhere.predict.images import Written
 from whatwhere.runs import Run
 from whatwhere.talk import Talk
 
 
-def inspect(data: str | Path, classes: str = "", talk: Talk | None = None) -> dict[str, Any]:
+def inspect(
+    data: str | Path,
+    classes: str = "",
+    talk: Talk | None = None,
+    *,
+    labels: str | Path | None = None,
+    class_field: str | None = None,
+    aoi: str | Path | None = None,
+    nodata: float | None = None,
+    buffer_m: float = 0.0,
+    trust: bool = False,
+    bands: str = "auto",
+    chip_size: int = 0,
+    resolution_m: float = 0.0,
+) -> dict[str, Any]:
     """Say what is in a data set and what is wrong with it.
 
     Args:
-        data: A folder with `images/` and `masks/`.
+        data: A folder with `images/` and `masks/`, a raster or a folder of rasters with `labels`,
+            or a `data.toml` that lists scenes.
         classes: The class table, where it cannot be found (see `Recipe.classes`).
         talk: Where the progress goes.
+        labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
+        class_field: The field of the labels that holds the class; without it there is one class.
+        aoi: Polygons beyond which scenes are not labelled, which is not background.
+        nodata: Stands for "no data" in scenes, whatever they say.
+        buffer_m: How far lines and points reach on each side [m].
+        trust: Read what lies beside rasters, files made of other files, and remote paths.
+        bands: Which bands of scenes are looked at (see `Recipe.bands`).
+        chip_size: Of the chips that scenes are to be cut into [px]; it bears on their blocks.
+        resolution_m: At which pixel size scenes are read [m]; 0 for their own.
 
     Returns:
         Counts, sizes, types, classes with their shares, and `problems`: a list of objects with
         `severity`, `file`, `cause`, `remedy`, errors first.
 
     Raises:
-        DataError: There is no such folder, or it is none of images and masks.
+        DataError: There is no such data, or it is none of images and masks.
+        UsageError: Something was said that means nothing for this data.
     """
-    found = doctor.survey(open_source(Path(data)), talk or Talk())
+    inputs = Inputs.of(
+        data,
+        labels=labels,
+        class_field=class_field,
+        aoi=aoi,
+        nodata=nodata,
+        buffer_m=buffer_m,
+        trust=trust,
+    )
+    found = look(inputs, Wish(bands, chip_size, resolution_m), 0.0, talk or Talk())
     table = None
     more: list[Problem] = []
     if found.facts:
         try:
             table = doctor.classes_of(found, classes)
             more += doctor.check_classes(found, table)
+            more += check_present(found, table)
         except DataError as error:
             more.append(Problem("error", str(data), str(error), ""))
         try:
@@ -57,6 +95,12 @@ def train(
     data: str | Path,
     output: str | Path,
     *,
+    labels: str | Path | None = None,
+    class_field: str | None = None,
+    aoi: str | Path | None = None,
+    nodata: float | None = None,
+    buffer_m: float = 0.0,
+    trust: bool = False,
     recipe: str | Path | Recipe = "tutorial",
     device: str = "auto",
     workers: int = 0,
@@ -65,14 +109,21 @@ def train(
     talk: Talk | None = None,
     **settings: Any,
 ) -> Run | None:
-    """Train a net on a folder of images and masks.
+    """Train a net on images and masks, or on scenes and their labels.
 
     A pass through the whole chain on a few chips goes before, so that what would fail in the night
     fails in the first minute.
 
     Args:
-        data: A folder with `images/` and `masks/`.
+        data: A folder with `images/` and `masks/`, a raster or a folder of rasters with `labels`,
+            or a `data.toml` that lists scenes.
         output: The run folder, which must not hold a run yet.
+        labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
+        class_field: The field of the labels that holds the class; without it there is one class.
+        aoi: Polygons beyond which scenes are not labelled, which is not background.
+        nodata: Stands for "no data" in scenes, whatever they say.
+        buffer_m: How far lines and points reach on each side [m].
+        trust: Read what lies beside rasters, files made of other files, and remote paths.
         recipe: A name, a TOML file, or a `Recipe`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: Processes that read ahead; 0 reads in this one.
@@ -94,8 +145,17 @@ def train(
     from whatwhere.training import train_run
 
     chosen = _recipe(recipe, encoder, settings)
+    inputs = Inputs.of(
+        data,
+        labels=labels,
+        class_field=class_field,
+        aoi=aoi,
+        nodata=nodata,
+        buffer_m=buffer_m,
+        trust=trust,
+    )
     return train_run(
-        Path(data), Path(output), chosen, device, workers, dry_run, talk or Talk(), encoder
+        inputs, Path(output), chosen, device, workers, dry_run, talk or Talk(), encoder
     )
 
 
@@ -115,6 +175,12 @@ def _recipe(base: str | Path | Recipe, encoder: Any, settings: dict[str, Any]) -
 def lr_find(
     data: str | Path,
     *,
+    labels: str | Path | None = None,
+    class_field: str | None = None,
+    aoi: str | Path | None = None,
+    nodata: float | None = None,
+    buffer_m: float = 0.0,
+    trust: bool = False,
     recipe: str | Path | Recipe = "tutorial",
     picture: str | Path | None = None,
     device: str = "auto",
@@ -128,7 +194,14 @@ def lr_find(
     kept.
 
     Args:
-        data: A folder with `images/` and `masks/`.
+        data: A folder with `images/` and `masks/`, a raster or a folder of rasters with `labels`,
+            or a `data.toml` that lists scenes.
+        labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
+        class_field: The field of the labels that holds the class; without it there is one class.
+        aoi: Polygons beyond which scenes are not labelled, which is not background.
+        nodata: Stands for "no data" in scenes, whatever they say.
+        buffer_m: How far lines and points reach on each side [m].
+        trust: Read what lies beside rasters, files made of other files, and remote paths.
         recipe: A name, a TOML file, or a `Recipe`; its `lr` does not matter.
         picture: A PNG file to draw the loss over the rate into.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -148,12 +221,21 @@ def lr_find(
     """
     from whatwhere.training import find_rate
 
+    inputs = Inputs.of(
+        data,
+        labels=labels,
+        class_field=class_field,
+        aoi=aoi,
+        nodata=nodata,
+        buffer_m=buffer_m,
+        trust=trust,
+    )
     chosen = _recipe(recipe, encoder, settings)
     if picture is not None:
         if Path(picture).suffix.lower() != ".png":
             raise UsageError(f"{picture}: the picture is a PNG: let its name end in .png.")
         files.check_writable(Path(picture).parent)
-    found = find_rate(Path(data), chosen, device, talk or Talk(), encoder)
+    found = find_rate(inputs, chosen, device, talk or Talk(), encoder)
     if picture is not None:
         drawn = pictures.draw_lr(found.lrs, found.losses, found.suggestion)
         files.write_bytes(Path(picture), drawn)
@@ -224,6 +306,12 @@ def evaluate(
     run: str | Path,
     data: str | Path,
     *,
+    labels: str | Path | None = None,
+    class_field: str | None = None,
+    aoi: str | Path | None = None,
+    nodata: float | None = None,
+    buffer_m: float = 0.0,
+    trust: bool = False,
     part: str = "auto",
     threshold: str | float | None = None,
     device: str = "auto",
@@ -235,8 +323,14 @@ def evaluate(
 
     Args:
         run: A run folder or a bundle.
-        data: A folder with `images/` and `masks/`. If it is the one the run was trained from, its
+        data: As in `train`. If it is the one the run was trained from, its
             test split is scored; of any other every pair that the run has not seen.
+        labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
+        class_field: The field of the labels that holds the class; without it there is one class.
+        aoi: Polygons beyond which scenes are not labelled, which is not background.
+        nodata: Stands for "no data" in scenes, whatever they say.
+        buffer_m: How far lines and points reach on each side [m].
+        trust: Read what lies beside rasters, files made of other files, and remote paths.
         part: `train`, `val`, `test` or `all` to score just these.
         threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -254,10 +348,19 @@ def evaluate(
         DataError: The data cannot be read, or does not fit the run's classes or bands.
     """
     talk, run = talk or Talk(), runs.run_folder(Path(run))
+    inputs = Inputs.of(
+        data,
+        labels=labels,
+        class_field=class_field,
+        aoi=aoi,
+        nodata=nodata,
+        buffer_m=buffer_m,
+        trust=trust,
+    )
     predictor = load(run, device=device, tile=tile, encoder=encoder)
     card = predictor.card
     thresholds = _thresholds(threshold, card)
-    pairs, on = _pairs(run, data, card, "score" if part == "auto" else part, talk)
+    pairs, on = _pairs(run, inputs, card, "score" if part == "auto" else part, talk)
     found = scoring.evaluate(
         talk.track(scoring.answers(predictor, pairs), "scoring", len(pairs)),
         card.classes,
@@ -275,6 +378,12 @@ def tune(
     run: str | Path,
     data: str | Path,
     *,
+    labels: str | Path | None = None,
+    class_field: str | None = None,
+    aoi: str | Path | None = None,
+    nodata: float | None = None,
+    buffer_m: float = 0.0,
+    trust: bool = False,
     metric: str = "iou",
     device: str = "auto",
     tile: int = 0,
@@ -285,8 +394,14 @@ def tune(
 
     Args:
         run: A run folder or a bundle.
-        data: A folder with `images/` and `masks/`. If it is the one the run was trained from, its
+        data: As in `train`. If it is the one the run was trained from, its
             validation split is taken; of any other every pair that the run has not seen.
+        labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
+        class_field: The field of the labels that holds the class; without it there is one class.
+        aoi: Polygons beyond which scenes are not labelled, which is not background.
+        nodata: Stands for "no data" in scenes, whatever they say.
+        buffer_m: How far lines and points reach on each side [m].
+        trust: Read what lies beside rasters, files made of other files, and remote paths.
         metric: `iou`, `dice`, `mean_iou`, `mean_iou_images` or `pixel_accuracy`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
@@ -303,6 +418,15 @@ def tune(
         DataError: The data cannot be read, or does not fit the run.
     """
     talk, run = talk or Talk(), runs.run_folder(Path(run))
+    inputs = Inputs.of(
+        data,
+        labels=labels,
+        class_field=class_field,
+        aoi=aoi,
+        nodata=nodata,
+        buffer_m=buffer_m,
+        trust=trust,
+    )
     chosen = scoring.parse_metric(metric)
     predictor = load(run, device=device, tile=tile, encoder=encoder)
     card = predictor.card
@@ -311,7 +435,7 @@ def tune(
             f"{run}: a net of {len(card.classes)} classes takes the most likely one and has no "
             "threshold to tune."
         )
-    pairs, on = _pairs(run, data, card, "tune", talk)
+    pairs, on = _pairs(run, inputs, card, "tune", talk)
     found = scoring.evaluate(
         talk.track(scoring.answers(predictor, pairs), "tuning", len(pairs)),
         card.classes,
@@ -321,11 +445,11 @@ def tune(
         raise DataError(f"{data}: no probability was counted.")
     tuning = scoring.tune(found.histogram, chosen)
     rows = zip(card.classes.labels, tuning.thresholds, tuning.values, tuning.at_half, strict=True)
-    labels = {
+    by_label = {
         info.name: {"threshold": threshold, "value": value, "at_half": half}
         for info, threshold, value, half in rows
     }
-    told = {"metric": chosen, "on": on, "images": len(pairs), "labels": labels}
+    told = {"metric": chosen, "on": on, "images": len(pairs), "labels": by_label}
     card = card.replace(thresholds=tuning.thresholds, tuning=told)
     bundle.save_card(bundle.bundle_folder(run), card)
     predictor.card = card
@@ -348,71 +472,149 @@ def predict(
     device: str = "auto",
     tile: int = 0,
     encoder: Any = None,
+    others: Sequence[str | Path] = (),
+    tta: bool = False,
+    uncertainty: str = "",
+    polygons: str | Path = "",
+    simplify_px: float | None = None,
+    square: bool = False,
+    min_area_m2: float = 0.0,
+    overlap: int | None = None,
+    resolution_m: float = 0.0,
+    nodata: float | None = None,
+    trust: bool = False,
+    shard: str = "",
+    keep_parts: bool = False,
     talk: Talk | None = None,
 ) -> list[Written]:
-    """Segment images.
+    """Segment images and scenes.
+
+    A scene is a raster whose pixels have coordinates, or any raster if the output is a TIFF. It may
+    be of any size: it is made block by block, in memory that does not grow with it, and what is
+    done is not done again after a fault. A map lies on its scene's own grid.
 
     Args:
         run: A run folder or a bundle.
         inputs: Files and folders; of a folder with `images/` these are taken.
-        output: A folder; or a PNG file for one input image.
+        output: A folder; or a PNG file for one image, a TIFF for one scene.
         threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
-        probabilities: Write 16-bit probabilities too.
+        probabilities: Write probabilities too: 16-bit PNG of an image, an 8-bit GeoTIFF of a scene.
         overlay: Write pictures of the classes over the image too.
         table: A CSV file to write each image's pixels and shares of each class to.
         device: `auto`, `cpu`, `cuda` or `mps`.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
+        others: More runs of the same classes and bands: the mean of all answers is taken.
+        tta: Look at each tile in all symmetries that the net saw in training, and take the mean.
+        uncertainty: `entropy` or `spread` (of the answers, where there are several): an 8-bit
+            GeoTIFF beside the map.
+        polygons: A GeoPackage, GeoJSON or FlatGeobuf file for the outlines of all but the
+            background; for several scenes an ending such as `.gpkg`.
+        simplify_px: How far an outline may move from the pixels' sides [px]; 0 keeps them.
+        square: Give outlines right angles, as buildings have.
+        min_area_m2: Leave out polygons and holes smaller than this [m²].
+        overlap: Context on each side of a tile [px]. None takes as much as the net needs to leave
+            no seam; less is quicker, and blended.
+        resolution_m: Side of the pixels that the net is to see [m]; 0 takes what it was trained on.
+        nodata: Stands for "no data", whatever the file says.
+        trust: Read what lies beside a raster, files made of other files, and remote paths.
+        shard: Do only a share of the blocks: `1/8`, or `auto` in an array of jobs. The shard that
+            finishes last puts the map together.
+        keep_parts: Keep the folder of parts beside the map.
         talk: Where the progress goes.
 
     Returns:
-        What was written for each image.
+        What was written for each image and scene.
 
     Raises:
         BundleError: The run is missing or damaged.
         DataError: Images cannot be read; all others are segmented first, then all such are named.
+        UsageError: What is asked for has no meaning for what is given.
         OutputError: A file cannot be written.
     """
-    talk = talk or Talk()
+    from whatwhere.predicting import Wanted, segment
+
     sources = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    predictor = load(run, device=device, tile=tile, encoder=encoder)
-    thresholds = _thresholds(threshold, predictor.card)
-    targets = plan_outputs(
-        [Path(source) for source in sources],
-        Path(output),
-        predictor.card.classes,
+    wanted = Wanted(
+        threshold=threshold,
         probabilities=probabilities,
         overlay=overlay,
         table=Path(table) if table is not None else None,
+        device=device,
+        tile=tile,
+        encoder=encoder,
+        others=[Path(other) for other in others],
+        tta=tta,
+        uncertainty=uncertainty,
+        polygons=str(polygons),
+        simplify_px=simplify_px,
+        square=square,
+        min_area_m2=min_area_m2,
+        overlap=overlap,
+        resolution_m=resolution_m,
+        nodata=nodata,
+        trust=trust,
+        shard=shard,
+        keep_parts=keep_parts,
     )
-    written: list[Written] = []
-    problems: list[Problem] = []
-    for target in talk.track(targets, "segmenting", len(targets)):
-        try:
-            written.append(predict_image(predictor, target, thresholds))
-        except DataError as error:
-            cause = str(error).removeprefix(f"{target.image}: ")
-            problems += error.problems or [Problem("error", str(target.image), cause, "")]
-    if predictor.approximate:
-        talk.say(
-            "note  this net looks at whole tiles: where an image was cut, the result depends a "
-            "little on the tile. --tile SIDE of the longest image avoids it."
-        )
-    if table is not None:
-        files.write_text(Path(table), table_of(written))
-    if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:20])
-        raise DataError(
-            f"{len(problems)} of {len(targets)} images could not be segmented:\n{listed}", problems
-        )
-    return written
+    paths = [Path(source) for source in sources]
+    return segment(Path(run), paths, Path(output), wanted, talk or Talk())
 
 
-def _pairs(
-    run: Path, data: str | Path, card: Card, part: str, talk: Talk
-) -> tuple[list[Pair], str]:
+def assemble(
+    output: str | Path,
+    *,
+    polygons: str | Path = "",
+    simplify_px: float | None = None,
+    square: bool = False,
+    min_area_m2: float = 0.0,
+    vrt: bool = False,
+    keep_parts: bool = False,
+    talk: Talk | None = None,
+) -> Written:
+    """Put the parts together that shards of a prediction have made.
+
+    Args:
+        output: The map that `predict` was told to make; its parts lie beside it.
+        polygons: As in `predict`, if the parts were made with polygons.
+        simplify_px: As in `predict`.
+        square: As in `predict`.
+        min_area_m2: As in `predict`.
+        vrt: Write a virtual raster over the parts instead, which then stay where they are.
+        keep_parts: Keep the folder of parts beside the map.
+        talk: Where the progress goes.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DataError: Parts are missing or damaged.
+        UsageError: Polygons are wanted, and the parts were made without.
+        OutputError: A file cannot be written.
+    """
+    from whatwhere.predicting import Wanted, put_together
+
+    wanted = Wanted(
+        polygons=str(polygons),
+        simplify_px=simplify_px,
+        square=square,
+        min_area_m2=min_area_m2,
+        keep_parts=keep_parts,
+    )
+    return put_together(Path(output), wanted, vrt, talk or Talk())
+
+
+def _pairs(run: Path, inputs: Inputs, card: Card, part: str, talk: Talk) -> tuple[list[Pair], str]:
     """Survey a data set and choose the pairs to score."""
-    found = doctor.survey(open_source(Path(data)), talk)
+    wish = Wish(
+        bands=card.bands,
+        chip_size=max(card.chip_size),
+        resolution_m=card.pixel_size or 0.0,
+        side=int(card.data.get("block_px", 0)),
+        classes=card.classes,
+        insists=False,
+    )
+    found = look(inputs, wish, 0.0, talk)
     found.require_sound()
     unknown = doctor.check_classes(found, card.classes)
     if unknown:
@@ -421,8 +623,8 @@ def _pairs(
     own_data = card.data.get("sha256") == fingerprint(found)
     if not seen["train"] and own_data and part in ("score", "tune"):
         raise DataError(
-            f"{data}: the net was trained on this data, and {run} does not say on which of it. "
-            "Give the run folder; or --part all to score every pair, seen in training or not."
+            f"{inputs.root}: the net was trained on this data, and {run} does not say on which of "
+            "it. Give the run folder; or --part all to score every pair, seen in training or not."
         )
     pairs, on = choose(found.pairs, found.digests, seen, part)
     return pairs, on

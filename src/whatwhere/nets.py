@@ -22,7 +22,7 @@ from whatwhere.nn.pretrained import check_weights_file, fetch_weights
 from whatwhere.nn.transfer import Taken, take_over
 from whatwhere.predict.backends import OWN as OWN
 from whatwhere.predict.backends import TorchBackend, load_weights, note_answers
-from whatwhere.talk import Talk
+from whatwhere.talk import Talk, difference
 from whatwhere.types import Bands, Classes, Geometry, Task
 
 _SETTLED = 50  # steps in which batch norm's statistics can follow Keras' momentum of 0.99
@@ -180,16 +180,6 @@ def _meaning(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def difference(rows: list[tuple[str, str, str]]) -> str:
-    """Return a table: what, in the bundle, wanted."""
-    lines = [("", "in the bundle", "wanted"), *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(3)]
-    return "\n".join(
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
-
-
 def _told(taken: Taken) -> str:
     words = [f"{len(taken.kept)} arrays were kept"]
     if taken.fitted:
@@ -213,7 +203,7 @@ def blank_card(plan: DataPlan, net: Any, arguments: dict[str, Any], shape: Geome
         chip_size=plan.shape,
         orientation=plan.orientation,
         geometry=shape,
-        pixel_size=None,
+        pixel_size=plan.scenes.pixel_size if plan.scenes else None,
         thresholds=() if softmax else (0.5,) * len(plan.classes.labels),
         scores={},
         tuning={},

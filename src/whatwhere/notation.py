@@ -36,19 +36,21 @@ def parse_split(text: str) -> tuple[float, float, float]:
 
 
 def parse_bands(text: str) -> dict[str, int] | str:
-    """Read `auto`, `grey`, `rgb`, or band numbers from 1, such as `4,3,2` or `red=1,nir=4`.
+    """Read `auto`, `grey`, `rgb`, band numbers from 1 as `4,3,2` or `red=1,nir=4`, or names.
 
     Returns:
-        One of the three words, or the number of each band by its name, in the order given. A band
-        without a name is called `band 4`.
+        One of the three words, or the number of each band by its name, in the order given: 0 where
+        the file has to say it. A band without a name is called `band 4`.
     """
     if text in ("auto", "grey", "rgb"):
         return text
     found: dict[str, int] = {}
     for part in text.split(","):
-        name, equals, number = (piece.strip() for piece in part.rpartition("="))
-        name = name.lower() if equals else f"band {number}"
-        if not name or name in found or not number.isdecimal() or int(number) < 1:
+        left, equals, number = (piece.strip() for piece in part.rpartition("="))
+        by_name = not equals and number[:1].isalpha()
+        name = (left if equals else number if by_name else f"band {number}").lower()
+        number = "0" if by_name else number
+        if not name or name in found or not number.isdecimal() or int(number) < 1 - by_name:
             raise UsageError(
                 "bands must be auto, grey, rgb or numbers from 1 like 4,3,2 or red=1,nir=4, "
                 f"not {text!r}"

@@ -34,7 +34,6 @@ def areas_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
     """Return a paragraph for a paper: what was done, with every number of the recipe."""
     recipe, data = card.recipe, card.data
-    size = f"stretched to {card.resize[0]}×{card.resize[1]} px" if card.resize else "at their size"
     flips = "left-right flips" if card.orientation == "upright" else "all symmetries of the square"
     changes = (
         f"Training chips were changed at random: {flips}, rotations up to {recipe['rotate']:g}°, "
@@ -45,8 +44,8 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     text = (
-        f"A U-Net ({_net(card)}) was trained on {data['train']} images and validated on "
-        f"{data['val']}; {data['test']} were kept for testing. Images were taken {size} and "
+        f"A U-Net ({_net(card)}) was trained on {data['train']} {_what(card)} and validated on "
+        f"{data['val']}; {data['test']} were kept for testing. {_taken(card)} and "
         f"normalised by mean and standard deviation of the training images. {changes} "
         f"{_course(recipe, _loss(recipe, card.classes.task))}, and the weights of the best epoch "
         f"({card.scores['epoch']:g}, validation loss {card.scores['val_loss']:.4f}) were kept."
@@ -66,6 +65,26 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
             f"{_score(scored['pixel_accuracy'])}."
         )
     return f"{text} Seed {recipe['seed']}; {versions}."
+
+
+def _what(card: Card) -> str:
+    """What was trained on: images, or blocks of scenes."""
+    if "block_px" not in card.data:
+        return "images"
+    return f"blocks of about {card.data['block_px']} px, cut from scenes,"
+
+
+def _taken(card: Card) -> str:
+    if "block_px" in card.data:
+        size = "" if card.pixel_size is None else f" of {card.pixel_size:.3g} m"
+        return (
+            f"Training blocks lost a strip of {card.recipe['split_gap']:g} of a chip's side beside "
+            f"other blocks, and {card.recipe['class_sampling']:.0%} of the training chips were "
+            f"drawn around a pixel of a class drawn evenly. Pixels{size} were clipped to the 0.1 "
+            "and 99.9 percentile for measuring"
+        )
+    size = f"stretched to {card.resize[0]}×{card.resize[1]} px" if card.resize else "at their size"
+    return f"Images were taken {size}"
 
 
 def _net(card: Card) -> str:
@@ -246,7 +265,9 @@ def _data_table(data: Mapping[str, Any], card: Card) -> str:
     sizes = ", ".join(f"{s['height']}×{s['width']} ({s['images']})" for s in data["sizes"][:6])
     lines = {
         "folder": data["root"],
-        "pairs": f"{data['pairs']}: {card.data['train']} to train, {card.data['val']} to validate, "
+        (
+            "blocks" if "block_px" in card.data else "pairs"
+        ): f"{data['pairs']}: {card.data['train']} to train, {card.data['val']} to validate, "
         f"{card.data['test']} to test",
         "sizes [px]": sizes + (" …" if len(data["sizes"]) > 6 else ""),
         "number types": ", ".join(f"{name} ({count})" for name, count in data["types"].items()),

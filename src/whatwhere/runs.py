@@ -6,6 +6,7 @@ RUN/report/        scores, areas and pictures
 RUN/log.csv        a line for each epoch
 RUN/recipe.toml    how it was trained
 RUN/splits.json    which pairs trained, validated and test
+RUN/splits.geojson where they lie, for scenes
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from whatwhere.errors import BundleError
 from whatwhere.evaluate import Evaluation
 
 SPLITS = "splits.json"
+SPLIT_AREAS = "splits.geojson"
 _COLORS = (("right", pictures.RIGHT), ("false", pictures.FALSE), ("missed", pictures.MISSED))
 
 

@@ -28,8 +28,11 @@ def inspection(found: Mapping[str, Any]) -> str:
     sizes = found["sizes"]
     listed = ", ".join(f"{s['height']}×{s['width']} ({s['images']})" for s in sizes[:5])
     more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
+    scenes = found.get("scenes", [])
+    kind, state = ("blocks", "with labels") if scenes else ("pairs", "in order")
     lines = [
-        f"{found['root']}: {found['pairs']} pairs, {found['readable']} of them in order",
+        f"{found['root']}: {found['pairs']} {kind}, {found['readable']} of them {state}",
+        *_scenes(scenes),
         f"sizes [px]  {listed}{more}",
         f"types       {', '.join(f'{name} ({n})' for name, n in found['types'].items())}",
         f"bands       {', '.join(f'{name} ({n} images)' for name, n in found['bands'].items())}",
@@ -59,6 +62,24 @@ def inspection(found: Mapping[str, Any]) -> str:
         lines.append(f"{_MARKS[problem['severity']]}  {told}")
     lines.append(", ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts.items()))
     return "\n".join(lines)
+
+
+def _scenes(scenes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each scene, up to twenty."""
+    lines = []
+    for one in scenes[:20]:
+        size = one["pixel_size_m"]
+        told = "unknown" if size is None else f"{size:.3g} m"
+        if size is not None and abs(size / one["read_at_m"] - 1) > 0.02:
+            told += f", read at {one['read_at_m']:.3g} m"
+        split = f"; {one['split']}" if one["split"] else ""
+        lines.append(
+            f"scene       {one['name']}: {one['height']}×{one['width']} px, {one['crs']}, pixels "
+            f"{told}; {', '.join(one['bands'])}{split}"
+        )
+    if len(scenes) > 20:
+        lines.append(f"            and {len(scenes) - 20} more")
+    return lines
 
 
 def scores(found: Mapping[str, Any]) -> str:
@@ -102,19 +123,34 @@ def tuning(found: Mapping[str, Any]) -> str:
 
 
 def predictions(written: Sequence[Any], as_json: bool) -> str:
-    """Return what was written for each image."""
+    """Return what was written for each image and scene."""
     if as_json:
         rows = [
-            {"image": str(one.image), "files": [str(f) for f in one.files], "pixels": one.pixels}
+            {
+                "image": str(one.image),
+                "files": [str(f) for f in one.files],
+                "pixels": one.pixels,
+                "polygons": one.objects,
+            }
             for one in written
         ]
         return json.dumps({"images": rows})
-    count = sum(len(one.files) for one in written)
-    example = written[0].files[0] if written and written[0].files else ""
-    return (
-        f"{len(written)} image{'s' * (len(written) != 1)} segmented, "
-        f"{count} file{'s' * (count != 1)} written, such as {example}"
-    )
+    done = [one for one in written if one.files]
+    count = sum(len(one.files) for one in done)
+    example = done[0].files[0] if done else ""
+    lines = [
+        f"{len(done)} image{'s' * (len(done) != 1)} segmented, "
+        f"{count} file{'s' * (count != 1)} written" + (f", such as {example}" if done else "")
+    ]
+    lines += [
+        f"{one.files[-1]}: {one.objects:,} polygon{'s' * (one.objects != 1)}"
+        for one in done
+        if one.objects is not None
+    ]
+    waiting = len(written) - len(done)
+    if waiting:
+        lines.append(f"{waiting} wait{'s' * (waiting == 1)} for other shards")
+    return "\n".join(lines)
 
 
 def models(found: Mapping[str, Any], pattern: str) -> str:

@@ -16,7 +16,10 @@ from whatwhere import bundle, files, nets, pictures, report, runs
 from whatwhere import evaluate as scoring
 from whatwhere.config import MODELS, Recipe, to_toml
 from whatwhere.data import doctor
+from whatwhere.data.areas import write_splits
+from whatwhere.data.inputs import Inputs
 from whatwhere.data.plan import DataPlan, plan_data
+from whatwhere.data.scenes import Block
 from whatwhere.data.sources import MASK_FOLDERS, Pair, Split
 from whatwhere.data.splits import own
 from whatwhere.errors import UsageError
@@ -41,7 +44,7 @@ _REHEARSED = 3  # batches: the first one warms up
 
 
 def train_run(
-    data: Path,
+    data: Inputs,
     output: Path,
     recipe: Recipe,
     device: str,
@@ -55,7 +58,7 @@ def train_run(
     check_precision(recipe, device)
     if workers < 0:
         raise UsageError(f"--workers must be at least 0, not {workers}.")
-    _check_output(output, data)
+    _check_output(output, data.root)
     fresh = not output.exists()
     nets.check_model(recipe, encoder)
     files.check_writable(output)
@@ -72,6 +75,7 @@ def train_run(
         _leave_no_trace(output, fresh)
         return None
     files.write_json(output / runs.SPLITS, plan.split_lists())
+    write_splits(output / runs.SPLIT_AREAS, plan.splits)
     files.write_text(output / "recipe.toml", to_toml(recipe))
     history = _fit(course, output, talk, log=output / "log.csv")
     talk.say(f"done: {history.stopped}; the weights of epoch {history.best.epoch} were kept.")
@@ -88,7 +92,10 @@ def train_run(
 
 def _check_output(output: Path, data: Path) -> None:
     """Refuse a folder in which something would be overwritten, or that is part of the data."""
-    ours = ("bundle", "log.csv", "recipe.toml", runs.SPLITS, report.FOLDER, "report.html")
+    ours = (
+        *("bundle", "log.csv", "recipe.toml", runs.SPLITS, runs.SPLIT_AREAS),
+        *(report.FOLDER, "report.html"),
+    )
     there = [name for name in ours if (output / name).exists()]
     if "bundle" in there:
         raise UsageError(f"{output}: a run is in this folder. Take another one for the new run.")
@@ -190,7 +197,9 @@ def _fit(
     )
 
 
-def find_rate(data: Path, recipe: Recipe, device: str, talk: Talk, encoder: Any = None) -> LrCurve:
+def find_rate(
+    data: Inputs, recipe: Recipe, device: str, talk: Talk, encoder: Any = None
+) -> LrCurve:
     """Try learning rates on the net that a training would begin with, as `jobs.lr_find` says."""
     device = choose_device(device)
     check_precision(recipe, device)
@@ -307,7 +316,7 @@ def _examples(
         examples.append(
             pictures.Example(
                 title=f"{answer.pair.key}\nmean IoU {iou:.3f}" if iou is not None else "",
-                image=to_display(read_image(answer.pair.image)[0]),
+                image=_picture(answer.pair),
                 truth=answer.truth[0] if several else answer.truth,
                 probability=answer.probabilities.max(0) if softmax else answer.probabilities[0],
                 mask=labels[0] if several else labels,
@@ -315,6 +324,14 @@ def _examples(
             )
         )
     return examples
+
+
+def _picture(pair: Pair) -> Any:
+    """The image of a pair, to be looked at; without data it is as dark as can be."""
+    if not isinstance(pair, Block):
+        return to_display(read_image(pair.image)[0])
+    pixels, valid = pair.read()
+    return to_display(np.where(valid, pixels, pixels[:, valid].min()))
 
 
 def _leave_no_trace(output: Path, fresh: bool) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatwhere.data.classes import find_classes, find_labels, written
+from whatwhere.data.scenes import SceneSource
 from whatwhere.data.sources import SPLITS, Pair, Source
-from whatwhere.errors import DataError, Problem
+from whatwhere.data.words import single_table, table_of
+from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.io.image import read_image, read_mask
 from whatwhere.notation import parse_bands
 from whatwhere.talk import Talk
@@ -103,6 +105,8 @@ def survey(source: Source, talk: Talk) -> Survey:
 def classes_of(survey: Survey, spec: str) -> Classes:
     """Make the class table of a surveyed set; raises `DataError` where it cannot be known."""
     numbers = [survey.facts[pair.key].numbers for pair in survey.pairs]
+    if isinstance(survey.source, SceneSource):
+        return _scene_classes(survey.source, [one[0] for one in numbers], spec)
     if survey.source.labels:
         by_label = [[one[i] for one in numbers] for i in range(len(survey.source.labels))]
         return find_labels(survey.source.labels, by_label, spec)
@@ -116,6 +120,24 @@ def classes_of(survey: Survey, spec: str) -> Classes:
     return classes
 
 
+def _scene_classes(source: SceneSource, numbers: Sequence[Counter[int]], spec: str) -> Classes:
+    total = sum(numbers, Counter[int]())
+    if source.numbering is not None:
+        return table_of(source.numbering, total, spec)
+    if source.class_name:
+        return single_table(source.class_name, total, spec)
+    try:
+        return find_classes(numbers, spec)
+    except DataError as error:
+        if not source.label_nodata or len(total) > 1:
+            raise
+        raise DataError(
+            f"{error} Their nodata is {', '.join(f'{mark:g}' for mark in source.label_nodata)}: "
+            "such pixels are not labelled. If it is a class, take the mark out "
+            "(gdal_edit.py -unsetnodata)."
+        ) from error
+
+
 def bands_of(survey: Survey, mode: str) -> Bands:
     """Decide which bands the net sees.
 
@@ -126,7 +148,13 @@ def bands_of(survey: Survey, mode: str) -> Bands:
     Raises:
         DataError: The images do not all have these bands; the message counts who has what.
     """
+    if isinstance(survey.source, SceneSource):
+        return survey.source.bands
     wanted = parse_bands(mode)
+    if isinstance(wanted, dict) and not all(wanted.values()):
+        raise UsageError(
+            f"--bands {mode}: bands of images have no names. Give numbers, as red=1,nir=4."
+        )
     counts = Counter(facts.bands for facts in survey.facts.values())
     grey = all(f.bands == 1 or f.grey for f in survey.facts.values())
     if wanted == "grey" and set(counts) <= {1, 3}:
@@ -332,6 +360,8 @@ def summary(survey: Survey, classes: Classes | None) -> dict[str, Any]:
         "bands": {str(k): n for k, n in Counter(o.bands for o in survey.facts.values()).items()},
         "classes": [],
     }
+    if isinstance(survey.source, SceneSource):
+        found["scenes"] = survey.source.to_json()
     if classes is not None:
         pixels = class_pixels(survey, survey.pairs, classes)
         total = sum(sum(one.numbers[0].values()) for one in survey.facts.values())

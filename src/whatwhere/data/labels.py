@@ -1,17 +1,36 @@
-"""Masks read into class indexes."""
+"""Images and masks read as pixels and class indexes, whether they are files or parts of scenes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from whatwhere.data.classes import written
+from whatwhere.data.scenes import Block
 from whatwhere.data.sources import Pair
-from whatwhere.io.image import fault, read_mask
-from whatwhere.types import Classes, Labels, Valid
+from whatwhere.io.image import fault, read_image, read_mask
+from whatwhere.types import Bands, Classes, Labels, Valid
+
+
+def read_pixels(pair: Pair, bands: Bands) -> tuple[NDArray[Any], Valid]:
+    """Read the bands of a pair's image that the net sees `(C, H, W)`, and where it has data.
+
+    Raises:
+        DataError: The file cannot be read.
+        ShapeError: The image does not have these bands.
+    """
+    if isinstance(pair, Block):
+        return pair.read()
+    pixels, valid = read_image(pair.image)
+    return bands.select(pixels, valid), valid
 
 
 def read_labels(pair: Pair, classes: Classes, data: Valid | None = None) -> tuple[Labels, Valid]:
     """Read the mask or masks of a pair at their own size.
+
+    Numbers that a scene's labels hold beside those of the table are not labelled.
 
     Args:
         pair: Whose masks.
@@ -21,6 +40,10 @@ def read_labels(pair: Pair, classes: Classes, data: Valid | None = None) -> tupl
     Raises:
         DataError: A number is in them that the class table does not know.
     """
+    if isinstance(pair, Block):
+        numbers, counts = pair.labels()
+        labels, known, _ = classes.encode(numbers)
+        return labels, known & counts
     planes: list[Labels] = []
     counted: list[Valid] = []
     for i, path in enumerate(pair.masks):

@@ -13,10 +13,13 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from whatwhere.data.augment import Augmentation, apply, draw
-from whatwhere.data.labels import read_labels
+from whatwhere.data.draws import Draws
+from whatwhere.data.labels import read_labels, read_pixels
+from whatwhere.data.lattice import draw_start, shown
+from whatwhere.data.scenes import Block
 from whatwhere.data.sources import Pair
 from whatwhere.errors import DataError, ShapeError
-from whatwhere.io.image import read_image, resize_image, resize_nearest
+from whatwhere.io.image import resize_image, resize_nearest
 from whatwhere.machine import memory_mb
 from whatwhere.tiling import mirror
 from whatwhere.types import Bands, Classes, Geometry, Image, Labels, Normalization, Valid, Window
@@ -53,14 +56,14 @@ class Reader:
         Raises:
             DataError: A file cannot be read, or is not what the survey found.
         """
-        pixels, valid = read_image(pair.image)
+        try:
+            pixels, valid = read_pixels(pair, self.bands)
+            image = self.normalization.apply(pixels)
+        except ShapeError as error:
+            raise DataError(f"{pair.image}: {error}") from error
         labels, counted = read_labels(pair, self.classes, valid)
         if labels.shape[-2:] != valid.shape:
             raise DataError(f"{pair.masks[0]}: the mask is not of its image's size.")
-        try:
-            image = self.normalization.apply(self.bands.select(pixels, valid))
-        except ShapeError as error:
-            raise DataError(f"{pair.image}: {error}") from error
         image[:, ~valid] = 0
         counted = counted & valid
         if self.resize:
@@ -124,6 +127,10 @@ class Chips(Dataset[Chip]):
 
     A net whose result is smaller than what it is given gets chips with that border around them: the
     image's own pixels, mirrored beyond its edges; the result is cut by that border.
+
+    Of a scene's blocks a share of the training chips is drawn around a pixel of a class drawn
+    evenly, and none is without a pixel that counts. Of a block that the cache has no room for, only
+    what a chip shows is read.
     """
 
     def __init__(
@@ -137,6 +144,7 @@ class Chips(Dataset[Chip]):
         training: bool,
         geometry: Geometry = _PLAIN,
         cache_mb: int | None = None,
+        draws: Draws | None = None,
     ) -> None:
         """Plan the chips; nothing is read yet.
 
@@ -150,8 +158,10 @@ class Chips(Dataset[Chip]):
             geometry: Of the net: training chips come as arrays of a size that it takes.
             cache_mb: Memory for images kept after the first reading, in each process that reads;
                 None takes a quarter of what is free.
+            draws: Where the classes lie, for training chips of scenes.
         """
         self.pairs, self.reader, self.shape = list(pairs), reader, shape
+        self.sizes, self.draws = [reader.resize or sizes[pair.key] for pair in pairs], draws
         self.border = geometry.border
         fitted = training or self.border  # the others are mirrored up by the net itself
         self.padded = tuple(
@@ -159,9 +169,7 @@ class Chips(Dataset[Chip]):
         )
         self.seed, self.training = seed, training
         self.plan = [
-            (i, window)
-            for i, pair in enumerate(self.pairs)
-            for window in lattice(reader.resize or sizes[pair.key], shape)
+            (i, window) for i, size in enumerate(self.sizes) for window in lattice(size, shape)
         ]
         self._cache: dict[int, tuple[Image, NDArray[np.uint8], Valid]] = {}
         self._room = 2**20 * ((memory_mb() or 4096) // 4 if cache_mb is None else cache_mb)
@@ -173,13 +181,36 @@ class Chips(Dataset[Chip]):
         """Cut a chip; `at` is (epoch, index)."""
         epoch, index = at
         which, window = self.plan[index]
-        image, labels, valid = self._read(which)
-        before = (0, 0)
-        if self.training:
-            window, before = self._place(image.shape[-2:], epoch, index)
-        rows, columns = window.slices
+        if not self.training:
+            return self._cut(which, window, (0, 0), epoch, index)
+        rng = np.random.Generator(
+            np.random.Philox(key=[self.seed, 2], counter=[0, 0, epoch, index])
+        )
+        if self.draws is None:
+            return self._cut(which, *self._place(self.sizes[which], rng), epoch, index)
+        if rng.random() >= self.draws.share:
+            chip = self._cut(which, *self._place(self.sizes[which], rng), epoch, index)
+            if self._inner(chip["valid"]).any():
+                return chip
+            around = self.draws.within(which, rng)
+        else:
+            which, around = self.draws.anywhere(rng)
+        placed = self._place(self.sizes[which], rng, around)
+        return self._cut(which, *placed, epoch, index)
+
+    def _inner(self, valid: Valid) -> Valid:
+        """Cut off the border that the net's result does not speak of."""
+        height, width = valid.shape
+        return valid[self.border : height - self.border, self.border : width - self.border]
+
+    def _cut(
+        self, which: int, window: Window, before: tuple[int, int], epoch: int, index: int
+    ) -> Chip:
+        """Cut a window of a pair, with so much of what it lacks before its first pixel."""
         size = (self.padded[0] + 2 * self.border, self.padded[1] + 2 * self.border)
         first = (before[0] + self.border, before[1] + self.border)
+        image, labels, valid, window = self._read(which, window, size, first)
+        rows, columns = window.slices
         counts = _surround(valid[rows, columns], size, first)
         if self.border:  # what lies around the chip is there to be seen, by net and loss
             first = (first[0] - window.row, first[1] - window.column)
@@ -198,28 +229,51 @@ class Chips(Dataset[Chip]):
         """The key of the pair that a chip is cut from."""
         return self.pairs[self.plan[index][0]].key
 
-    def _place(self, size: Sequence[int], epoch: int, index: int) -> tuple[Window, tuple[int, int]]:
-        """Draw where a chip is cut, and how much of what it lacks goes before its first pixel."""
+    def _place(
+        self,
+        size: Sequence[int],
+        rng: np.random.Generator,
+        around: tuple[int, int] | None = None,
+    ) -> tuple[Window, tuple[int, int]]:
+        """Draw where a chip is cut, and how much of what it lacks goes before its first pixel.
+
+        Args:
+            size: (height, width) of the image [px].
+            rng: What is drawn from.
+            around: A row and column that the chip is to hold; None for any place.
+        """
         height, width = min(self.shape[0], size[0]), min(self.shape[1], size[1])
-        rng = np.random.Generator(
-            np.random.Philox(key=[self.seed, 2], counter=[0, 0, epoch, index])
-        )
-        row = int(rng.integers(size[0] - height + 1))
-        column = int(rng.integers(size[1] - width + 1))
+        row = draw_start(size[0], height, None if around is None else around[0], rng)
+        column = draw_start(size[1], width, None if around is None else around[1], rng)
         above = int(rng.integers(self.padded[0] - height + 1))
         left = int(rng.integers(self.padded[1] - width + 1))
         return Window(row, column, height, width), (above, left)
 
-    def _read(self, which: int) -> tuple[Image, NDArray[np.uint8], Valid]:
+    def _read(
+        self, which: int, window: Window, size: tuple[int, int], first: tuple[int, int]
+    ) -> tuple[Image, NDArray[np.uint8], Valid, Window]:
+        """Read a pair, or what a chip shows of a block too large to keep; and where it is in it."""
         if which in self._cache:
-            return self._cache[which]
-        image, labels, valid = self.reader(self.pairs[which])
+            return (*self._cache[which], window)
+        pair, start = self.pairs[which], (0, 0)
+        if isinstance(pair, Block) and self._size(which) > self._room:
+            part = window
+            if self.border:
+                part = shown(window, self.sizes[which], size, first)
+            pair, start = pair.part(part), (part.row, part.column)
+        image, labels, valid = self.reader(pair)
         kept = image, labels.astype(np.uint8), valid
-        size = sum(part.nbytes for part in kept)
-        if size <= self._room:
-            self._room -= size
+        weight = sum(part.nbytes for part in kept)
+        if pair is self.pairs[which] and weight <= self._room:
+            self._room -= weight
             self._cache[which] = kept
-        return kept
+        row, column = window.row - start[0], window.column - start[1]
+        return (*kept, Window(row, column, window.height, window.width))
+
+    def _size(self, which: int) -> int:
+        """How much memory a block takes [bytes]: float32 bands, labels and validity."""
+        height, width = self.sizes[which]
+        return height * width * (4 * len(self.reader.bands) + 2)
 
 
 def lattice(size: tuple[int, int], shape: tuple[int, int]) -> Iterator[Window]:

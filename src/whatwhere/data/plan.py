@@ -11,14 +11,25 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from whatwhere.config import Recipe
+from whatwhere.data.areas import deal_blocks, keep_apart
 from whatwhere.data.augment import Augmentation
+from whatwhere.data.census import BlockFacts, check_present, look
 from whatwhere.data.classes import describe
-from whatwhere.data.doctor import Survey, bands_of, check_classes, class_pixels, classes_of, survey
+from whatwhere.data.doctor import (
+    Survey,
+    bands_of,
+    check_classes,
+    class_pixels,
+    classes_of,
+)
+from whatwhere.data.draws import Draws
+from whatwhere.data.inputs import Inputs
 from whatwhere.data.loader import Chips, Reader, chip_shape, make_loader
-from whatwhere.data.sources import Pair, Split, open_source
+from whatwhere.data.scenes import SceneSource, Wish
+from whatwhere.data.sources import Pair, Split
 from whatwhere.data.splits import fingerprint, split_pairs
-from whatwhere.data.stats import measure
-from whatwhere.errors import DataError, Problem
+from whatwhere.data.stats import measure, measure_sample
+from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.io.image import read_image
 from whatwhere.machine import memory_mb
 from whatwhere.notation import parse_size, parse_split
@@ -47,8 +58,16 @@ class DataPlan:
     recipe: Recipe
 
     @property
+    def scenes(self) -> SceneSource | None:
+        """The scenes that the pairs are blocks of; None for images."""
+        source = self.survey.source
+        return source if isinstance(source, SceneSource) else None
+
+    @property
     def orientation(self) -> Orientation:
-        return "free" if self.recipe.orientation == "free" else "upright"
+        asked = self.recipe.orientation
+        free = self.scenes is not None if asked == "auto" else asked == "free"
+        return "free" if free else "upright"
 
     def loader(
         self, split: Split, workers: int = 0, geometry: Geometry | None = None
@@ -61,15 +80,18 @@ class DataPlan:
             geometry: Of the net; None for one that takes any size.
         """
         recipe, training = self.recipe, split == "train"
+        pairs, facts = self.splits[split], self.survey.facts
+        draws = Draws.of(pairs, facts, self.classes, recipe.class_sampling) if training else None
         chips = Chips(
-            self.splits[split],
-            {key: facts.size for key, facts in self.survey.facts.items()},
+            pairs,
+            {key: one.size for key, one in facts.items()},
             self.reader,
             self.shape,
             seed=recipe.seed,
             training=training,
             geometry=geometry or Geometry(stride=1, margin=0),
             cache_mb=(memory_mb() or 4096) // 4 // max(workers, 1),
+            draws=draws,
         )
         augmentation = Augmentation(
             self.orientation,
@@ -87,6 +109,12 @@ class DataPlan:
             workers=workers,
         )
 
+    @property
+    def _gap(self) -> int:
+        """What training blocks lose on a side that touches another split [px]."""
+        gaps = [one.gap for one in self.survey.facts.values() if isinstance(one, BlockFacts)]
+        return max(gaps, default=0)
+
     def split_lists(self) -> dict[str, list[dict[str, str]]]:
         """Return each split's pairs by key and digest: what a run keeps of its splits."""
         return {
@@ -95,14 +123,27 @@ class DataPlan:
         }
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the number of pairs in each split and a digest of all images."""
+        """Return the number of pairs in each split, a digest of all images, and of which size.
+
+        Blocks cut otherwise would not be known again.
+        """
         counts: dict[str, Any] = {split: len(pairs) for split, pairs in self.splits.items()}
-        return {**counts, "sha256": fingerprint(self.survey)}
+        blocks = {"block_px": self.scenes.side} if self.scenes else {}
+        return {**counts, "sha256": fingerprint(self.survey), **blocks}
 
     def tell(self, talk: Talk) -> None:
         """Say what was found and decided."""
         counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in self.splits.items())
-        talk.say(f"data     {self.survey.source.root}: {len(self.survey.pairs)} pairs ({counts})")
+        number = sum(map(len, self.splits.values()))
+        kind = "pairs" if self.scenes is None else f"blocks of {self.scenes.side} px"
+        talk.say(f"data     {self.survey.source.root}: {number} {kind} ({counts})")
+        if self.scenes is not None:
+            size = self.scenes.pixel_size
+            told = "of unknown size" if size is None else f"of {size:.3g} m"
+            talk.say(
+                f"scenes   {len(self.scenes.scenes)}, pixels {told}; {self._gap} px between "
+                "training blocks and others"
+            )
         talk.say(f"classes  {describe(self.classes)}")
         bands = ", ".join(self.reader.bands.names)
         resize = self.reader.resize
@@ -113,21 +154,34 @@ class DataPlan:
         )
 
 
-def plan_data(root: Path, recipe: Recipe, talk: Talk) -> DataPlan:
+def plan_data(data: Inputs | Path, recipe: Recipe, talk: Talk) -> DataPlan:
     """Look at a data set and decide everything.
+
+    Args:
+        data: Where it lies.
+        recipe: How it is to be trained.
+        talk: Where the progress goes.
 
     Raises:
         DataError: There is an error in the data; all that were found are named.
         UsageError: The recipe does not fit the data.
     """
-    found = survey(open_source(root), talk)
+    inputs = data if isinstance(data, Inputs) else Inputs(data)
+    root = inputs.root
+    _check_recipe(inputs, recipe)
+    found = look(inputs, wish_of(recipe), recipe.split_gap, talk)
     found.require_sound()
     classes = classes_of(found, recipe.classes)
-    unknown = check_classes(found, classes)
+    unknown = [*check_classes(found, classes), *check_present(found, classes)]
     if unknown:
         Survey(found.source, found.facts, tuple(unknown)).require_sound()
     bands = bands_of(found, recipe.bands)
-    splits = split_pairs(found.pairs, found.digests, parse_split(recipe.split), recipe.seed)
+    shares = parse_split(recipe.split)
+    if isinstance(found.source, SceneSource):
+        splits = deal_blocks(found, classes, shares, recipe.seed)
+        found, splits = keep_apart(found, splits)
+    else:
+        splits = split_pairs(found.pairs, found.digests, shares, recipe.seed)
     _require_both_sides(found, splits["train"], classes)
     if not sum(class_pixels(found, splits["val"], classes)) and classes.task != "multilabel":
         raise DataError(
@@ -136,12 +190,38 @@ def plan_data(root: Path, recipe: Recipe, talk: Talk) -> DataPlan:
     for problem in found.problems:
         if problem.severity == "warning":
             talk.say(f"warning  {problem}")
-    total = len(splits["train"])
-    images = talk.track(_pixels(splits["train"], bands), "measuring the images", total)
     resize = parse_size(recipe.resize)
-    reader = Reader(bands, classes, measure(images), resize)
-    sizes = [resize or found.facts[pair.key].size for pair in found.pairs]
-    return DataPlan(found, classes, splits, reader, chip_shape(sizes, recipe.chip_size), recipe)
+    if isinstance(found.source, SceneSource):
+        normalization = measure_sample(_values(found, splits["train"]))
+        shape = (found.source.chip, found.source.chip)
+    else:
+        total = len(splits["train"])
+        images = talk.track(_pixels(splits["train"], bands), "measuring the images", total)
+        normalization = measure(images)
+        sizes = [resize or found.facts[pair.key].size for pair in found.pairs]
+        shape = chip_shape(sizes, recipe.chip_size)
+    reader = Reader(bands, classes, normalization, resize)
+    return DataPlan(found, classes, splits, reader, shape, recipe)
+
+
+def wish_of(recipe: Recipe) -> Wish:
+    """Return how a recipe wants scenes to be read."""
+    return Wish(recipe.bands, recipe.chip_size, recipe.resolution_m)
+
+
+def _check_recipe(inputs: Inputs, recipe: Recipe) -> None:
+    """Refuse settings that mean nothing for this data."""
+    if inputs.has_scenes and recipe.resize:
+        raise UsageError(
+            "--resize stretches images; scenes are read at another pixel size: --resolution-m."
+        )
+    if not inputs.has_scenes and recipe.resolution_m:
+        raise UsageError("--resolution-m is for scenes, whose place on the ground is known.")
+
+
+def _values(found: Survey, pairs: list[Pair]) -> list[NDArray[Any]]:
+    facts = [found.facts[pair.key] for pair in pairs]
+    return [one.values for one in facts if isinstance(one, BlockFacts)]
 
 
 def _pixels(pairs: list[Pair], bands: Bands) -> Iterator[tuple[NDArray[Any], Valid]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,3 +80,24 @@ def measure(images: Iterable[tuple[NDArray[Any], Valid]]) -> Normalization:
     if moments is None:
         raise DataError("there is no training image.")
     return moments.normalization()
+
+
+HOT = 0.001
+"""Share of the pixels at either end that scenes are measured without."""
+
+
+def measure_sample(values: Sequence[NDArray[Any]]) -> Normalization:
+    """Return the normalisation of scenes from some of their pixels, `(C, N)` each.
+
+    Each band is clipped to its 0.1 and 99.9 percentile first: a glint of 65535 would flatten all
+    others.
+
+    Raises:
+        DataError: There is no pixel.
+    """
+    together = np.concatenate(values, axis=1).astype(np.float64)
+    if not together.shape[1]:
+        raise DataError("no pixel of the training blocks has data.")
+    low, high = np.quantile(together, [HOT, 1 - HOT], axis=1)
+    clipped = np.clip(together, low[:, None], high[:, None])
+    return measure([(clipped[:, None], np.ones((1, clipped.shape[1]), dtype=np.bool_))])

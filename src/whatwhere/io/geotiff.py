@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import logging
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
