@@ -444,6 +444,9 @@ def _predict(
     ] = 0.0,
     nodata: NoData = None,
     trust: Trust = False,
+    memory_limit: Annotated[
+        int, typer.Option(help="what a scene may take of memory [MB]; 0: 3 GB", min=0)
+    ] = 0,
     shard: Annotated[
         str, typer.Option(help="a share of the blocks: 1/8, or auto in an array of jobs")
     ] = "",
@@ -474,6 +477,7 @@ def _predict(
         resolution_m=resolution_m,
         nodata=nodata,
         trust=trust,
+        memory_limit_mb=memory_limit,
         shard=shard,
         keep_parts=keep_parts,
     )

@@ -483,6 +483,7 @@ def predict(
     resolution_m: float = 0.0,
     nodata: float | None = None,
     trust: bool = False,
+    memory_limit_mb: int = 0,
     shard: str = "",
     keep_parts: bool = False,
     talk: Talk | None = None,
@@ -518,6 +519,8 @@ def predict(
         resolution_m: Side of the pixels that the net is to see [m]; 0 takes what it was trained on.
         nodata: Stands for "no data", whatever the file says.
         trust: Read what lies beside a raster, files made of other files, and remote paths.
+        memory_limit_mb: What a scene may take of memory [MB]; 0 for 3 GB at the most. More makes
+            larger tiles, and less is computed twice.
         shard: Do only a share of the blocks: `1/8`, or `auto` in an array of jobs. The shard that
             finishes last puts the map together.
         keep_parts: Keep the folder of parts beside the map.
@@ -554,6 +557,7 @@ def predict(
         resolution_m=resolution_m,
         nodata=nodata,
         trust=trust,
+        memory_limit_mb=memory_limit_mb,
         shard=shard,
         keep_parts=keep_parts,
     )

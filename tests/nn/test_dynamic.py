@@ -21,11 +21,11 @@ from whatwhere.nn.build import (
     depth_groups,
     freeze,
     geometry,
-    training_memory_mb,
     unfreeze,
 )
 from whatwhere.nn.dynamic import STEP_MODES, DynamicUNet, StepMode, join_presence, plan_decoder
 from whatwhere.nn.encoder import Encoder, Level
+from whatwhere.nn.memory import inference_memory_mb, training_memory_mb
 from whatwhere.predict.backends import TorchBackend
 from whatwhere.predict.engine import Predictor
 from whatwhere.types import Bands, Classes, ClassInfo, Geometry, Normalization
@@ -640,3 +640,15 @@ def test_the_memory_told_is_what_a_run_keeps(name: str) -> None:
     weights = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
     held = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
     assert training_memory_mb(net, side) == pytest.approx(held / 2**20, rel=0.1, abs=1)
+
+
+def test_memory_on_the_way_through_is_counted_as_it_comes_and_goes() -> None:
+    def layers(count: int) -> nn.Module:
+        net = nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(count)])
+        net.in_channels = 4  # type: ignore[assignment]
+        return net
+
+    plane = 4 * 512 * 512 * 4 / 2**20  # four channels of 32 bits
+    # What goes in, what comes out, and the one before: more layers do not hold more.
+    assert inference_memory_mb(layers(2), 512) == pytest.approx(2 * plane, abs=plane + 1)
+    assert inference_memory_mb(layers(9), 512) == inference_memory_mb(layers(3), 512)

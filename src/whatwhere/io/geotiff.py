@@ -119,11 +119,11 @@ def halve(pixels: Pixels, style: Style) -> Pixels:
     four = np.stack([even[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
     there = four != style.nodata
     if style.smooth:
-        total = np.where(there, four, 0).astype(np.uint16).sum(axis=0)
-        count = there.sum(axis=0)
+        total = np.where(there, four, 0).sum(axis=0, dtype=np.uint16)
+        count = there.sum(axis=0, dtype=np.uint16)
         mean = (2 * total + count) // np.maximum(2 * count, 1)
         return np.where(count > 0, mean, style.nodata).astype(np.uint8)
-    votes = np.stack([(four == one).sum(axis=0) for one in four]).astype(np.int8)
+    votes = np.stack([(four == one).sum(axis=0, dtype=np.int8) for one in four])
     votes[~there] = 0
     chosen = votes.argmax(axis=0)[None]
     result: Pixels = np.take_along_axis(four, chosen, axis=0)[0]

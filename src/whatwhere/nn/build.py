@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from whatwhere.errors import UsageError
 from whatwhere.nn import unet2015
 from whatwhere.nn.dynamic import DynamicUNet
 from whatwhere.nn.encoder import Encoder
+from whatwhere.nn.memory import training_memory_mb
 from whatwhere.nn.pretrained import has_weights
 from whatwhere.nn.unet import STRIDE, TutorialUNet
 from whatwhere.nn.unet2015 import UNet2015
@@ -295,32 +295,6 @@ def stage_shapes(
         ghost.get_submodule(name).register_forward_hook(note(name))
     logits = ghost(torch.zeros(1, *shape, device="meta"))
     return [*rows, ("logits", tuple(logits.shape[1:]))]
-
-
-def training_memory_mb(model: nn.Module, side: int = 512) -> int:
-    """Return what one image of about `side` px squared keeps in memory for the way back [MB].
-
-    Nothing is computed: the arrays that the backward pass would need are counted, each once.
-    """
-    ghost: Any = copy.deepcopy(model).to("meta").train()
-    if isinstance(model, UNet2015):
-        side = unet2015.GEOMETRY.window(side - 2 * unet2015.GEOMETRY.border)
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[_storage(tensor)] = tensor
-        return tensor
-
-    image = torch.zeros(1, ghost.in_channels, side, side, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        ghost(image)
-    weights = {_storage(parameter) for parameter in ghost.parameters()}
-    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights) >> 20
-
-
-def _storage(tensor: Tensor) -> int:
-    """The number of the memory that a tensor looks at, which others may share."""
-    return int(StorageWeakRef(tensor.untyped_storage()).cdata)  # type: ignore[no-untyped-call]
 
 
 def model_facts(name: str, in_channels: int | None = None) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from whatwhere.predict.polygons import Joiner, Objects
 from whatwhere.talk import Talk
 from whatwhere.types import Classes
 
+_WIDTH = 8192  # of the pieces that strips are reduced in [px], even
 _KEPT_BYTES = 2**25  # of small overviews in memory; more go to a file beside the output
 
 
@@ -174,7 +175,9 @@ class _Pyramid:
     def _hand_on(self, level: int, strip: Pixels) -> None:
         if level + 1 == len(self.sizes):
             return
-        self.strips[level + 1].append(halve(strip, self.style))
+        cuts = [strip[:, :, i : i + _WIDTH] for i in range(0, strip.shape[2], _WIDTH)]
+        half = np.concatenate([halve(cut, self.style) for cut in cuts], axis=2)
+        self.strips[level + 1].append(half)
         if sum(part.shape[1] for part in self.strips[level + 1]) >= TILE:
             self._emit(level + 1)
 

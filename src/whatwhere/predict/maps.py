@@ -34,6 +34,9 @@ ENDING = ".parts"
 """What is added to a map's name for the folder of its parts."""
 
 _SAME_SIZE, _ODD_SIZE, _WRONG_SIZE = 1.02, 1.5, 4.0
+_CORES = (2048, 1024, 512, 256)
+_USUAL_CORE, _MEMORY_MB = 1024, 3072
+_BESIDE_MB = 400  # for a block that is read, one that is made and one that is written
 _AHEAD = 2  # blocks that wait to be written
 
 
@@ -51,6 +54,8 @@ class MapOptions:
         resolution_m: Size of the pixels the net is to see [m]; 0 takes what it was trained on.
         nodata: Stands for "no data", whatever the file says; None for what it says.
         trust: Read what lies beside the raster, files made of others, and remote paths.
+        memory_limit_mb: What the work may take of memory [MB]; 0 for 3 GB at the most. More makes
+            larger tiles, and less is computed twice.
         shard: Which part of the work is done, from 1, and of how many.
         keep_parts: Leave the parts where they are when the map is there.
     """
@@ -64,6 +69,7 @@ class MapOptions:
     resolution_m: float = 0.0
     nodata: float | None = None
     trust: bool = False
+    memory_limit_mb: int = 0
     shard: tuple[int, int] = (1, 1)
     keep_parts: bool = False
 
@@ -197,7 +203,8 @@ def _plan(
     geometries = {member.card.geometry for member in members}
     if len(geometries) > 1:
         raise UsageError("nets that work together must have the same stride and margin.")
-    lattice = make_lattice(card.geometry, first.tile or usual_tile(card.geometry), options.overlap)
+    tile = first.tile or _tile(first, options)
+    lattice = make_lattice(card.geometry, tile, options.overlap)
     device = str(getattr(first.backend, "device", "cpu"))
     segmenter = Segmenter(
         members=members,
@@ -232,6 +239,34 @@ def _plan(
         threads=threads(),
     )
     return segmenter, plan
+
+
+def _tile(predictor: Predictor, options: MapOptions) -> int:
+    """Return the side of tiles that the memory has room for [px].
+
+    Cores fill a block without a rest. That of nets that look at the whole tile is always the same,
+    since the result depends on it.
+    """
+    geometry = predictor.card.geometry
+    usual = usual_tile(geometry)
+    measure = getattr(predictor.backend, "memory_mb", None)
+    if geometry.border or geometry.margin is None or measure is None:
+        return usual
+    margin = geometry.margin if options.overlap is None else options.overlap
+    halo = -(-margin // geometry.stride) * geometry.stride
+    known = measure(512) / 512**2
+    limit = (options.memory_limit_mb or _MEMORY_MB) - _BESIDE_MB
+    cores = [core for core in _CORES if core <= _USUAL_CORE or options.memory_limit_mb]
+    for core in cores:
+        side = core // geometry.stride * geometry.stride + 2 * halo
+        blended = options.overlap is not None and core < 2 * halo
+        if known * side**2 <= limit and core >= geometry.stride and not blended:
+            return side
+    least = _CORES[-1] + 2 * halo
+    raise UsageError(
+        f"--memory-limit {options.memory_limit_mb}: a tile of {least} px takes about "
+        f"{known * least**2 + _BESIDE_MB:,.0f} MB. Allow that, or take a smaller --overlap."
+    )
 
 
 def _factor(trained: float | None, raster: Raster, asked: float, talk: Talk) -> float:

@@ -1,0 +1,128 @@
+"""Training and scoring on scenes, from the command line's point of view."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from typer.testing import CliRunner
+
+from made_maps import NORTH_UP
+from made_scenes import PLACES, bright_scene, town, truth_of, write_places
+from whatwhere import jobs
+from whatwhere.bundle import load_card
+from whatwhere.cli import app
+from whatwhere.errors import DataError, UsageError
+from whatwhere.io.vector import read_features
+from whatwhere.talk import QUIET, Talk
+
+SETTINGS: dict[str, Any] = {
+    **{"n_filters": 4, "epochs": 4, "batch_size": 8, "chip_size": 64, "lr": 0.01, "dropout": 0.0},
+    **{"device": "cpu", "talk": QUIET},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A scene, its labels, and a run."""
+    root = tmp_path_factory.mktemp("scenes")
+    scene, labels, _ = town(root)
+    jobs.train(scene, root / "run", labels=labels, **SETTINGS)
+    return scene, labels, root / "run"
+
+
+def test_a_run_on_a_scene_learns_and_says_where(trained: tuple[Path, Path, Path]) -> None:
+    _, _, run = trained
+    card = load_card(run / "bundle")
+    assert card.orientation == "free" and card.chip_size == (64, 64)
+    assert card.pixel_size == pytest.approx(0.5, rel=0.01)
+    assert card.bands.names == ("red", "green", "blue")
+    scores = json.loads((run / "report" / "validation.json").read_text(encoding="utf-8"))
+    assert scores["mean_iou"] > 0.9 and scores["images"] == card.data["val"]
+    lists = json.loads((run / "splits.json").read_text(encoding="utf-8"))
+    drawn = read_features(run / "splits.geojson", field="key")
+    assert sorted(drawn.values) == sorted(row["key"] for rows in lists.values() for row in rows)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "blocks of about 128 px, cut from scenes" in page
+    assert (run / "report" / "examples.png").stat().st_size > 10_000
+
+
+def test_the_runs_own_blocks_are_known_again(
+    trained: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    scene, labels, run = trained
+    scores = jobs.evaluate(run, scene, labels=labels, device="cpu", talk=QUIET)
+    assert scores["on"] == "the run's own test split" and scores["mean_iou"] > 0.9
+    assert scores["images"] == load_card(run / "bundle").data["test"]
+    told = jobs.tune(run, scene, labels=labels, device="cpu", talk=QUIET)
+    assert told["on"] == "the run's own validation split"
+    _, _, truth = town(tmp_path)
+    place = NORTH_UP @ Affine.translation(5000, 0)
+    other = bright_scene(tmp_path / "other.tif", truth, transform=place, seed=9)
+    kinds = ["town_houses"] * len(PLACES)
+    words = write_places(
+        tmp_path / "w.gpkg", PLACES, transform=place, columns={"kind": [*kinds[:-1], "shed"]}
+    )
+    scores = jobs.evaluate(run, other, labels=words, class_field="kind", device="cpu", talk=QUIET)
+    assert scores["on"] == "all pairs" and scores["mean_iou"] > 0.9
+    assert scores["classes"][1]["support"] == truth.sum() - 24 * 32
+
+
+def test_the_same_words_work_on_the_command_line(
+    trained: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    scene, labels, run = trained
+    runner = CliRunner()
+    done = runner.invoke(app, ["inspect", str(scene), "--labels", str(labels)])
+    assert done.exit_code == 0, done.output
+    assert "scene       town: 640×640 px, EPSG:32645, pixels 0.5 m; red, green, blue" in done.output
+    assert "25 blocks, 25 of them with labels" in done.output
+    done = runner.invoke(app, ["evaluate", str(run), str(scene), "--labels", str(labels), "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["mean_iou"] > 0.9
+    words = ["train", str(scene), "-o", str(tmp_path / "run"), "--labels", str(labels)]
+    done = runner.invoke(app, [*words, "--n-filters", "4", "--chip-size", "64", "--dry-run"])
+    assert done.exit_code == 0 and "between training blocks and others" in done.output
+    assert not (tmp_path / "run").exists()
+    done = runner.invoke(app, ["train", str(scene), "-o", str(tmp_path / "run")])
+    assert done.exit_code == 2 and "a raster needs labels" in done.output
+    done = runner.invoke(app, ["inspect", str(scene), "--labels", str(tmp_path / "no.gpkg")])
+    assert done.exit_code == 3 and "no.gpkg" in done.output
+
+
+def test_what_is_wrong_is_said_before_training(tmp_path: Path) -> None:
+    scene, _, _ = town(tmp_path)
+    places = [(0, 0, 60, 60), (-300, 0, 60, 60)]
+    labels = write_places(tmp_path / "l.gpkg", places, columns={"kind": ["a", "gone"]})
+    with pytest.raises(DataError, match="no pixel that counts is gone"):
+        jobs.train(scene, tmp_path / "run", labels=labels, class_field="kind", **SETTINGS)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="--class-field is for rasters with labels"):
+        jobs.inspect(tmp_path, class_field="kind", talk=Talk(quiet=True))
+
+
+def test_a_softmax_on_several_scenes(tmp_path: Path) -> None:
+    places = [place for place in PLACES if place[0] < 300 and place[1] < 300]
+    kinds = ["roof" if i % 3 else "tree" for i in range(len(places))]
+    numbers = [1 if kind == "roof" else 2 for kind in kinds]
+    for i, name in enumerate("ab"):
+        place = NORTH_UP @ Affine.translation(1000 * i, 0)
+        truth = truth_of((320, 320), places, numbers)
+        bright_scene(tmp_path / "in" / f"{name}.tif", truth, transform=place, seed=i)
+        write_places(
+            tmp_path / "labels" / f"{name}.gpkg", places, transform=place, columns={"kind": kinds}
+        )
+    run = jobs.train(
+        tmp_path / "in",
+        tmp_path / "run",
+        labels=tmp_path / "labels",
+        class_field="kind",
+        workers=1,
+        **{**SETTINGS, "epochs": 8},
+    )
+    assert run is not None and run.card.classes.names == ["background", "roof", "tree"]
+    ious = [row["iou"] for row in run.scores["classes"] if row["iou"] is not None]
+    assert len(ious) == 3 and np.mean(ious) > 0.6
