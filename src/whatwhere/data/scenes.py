@@ -20,6 +20,7 @@ from whatwhere.data.truth import RasterTruth, ShapesOnGround, Truth
 from whatwhere.data.words import Numbering
 from whatwhere.errors import DataError, Problem
 from whatwhere.io.crs import crs_name, pixel_size_m
+from whatwhere.io.hints import undeclared_nodata
 from whatwhere.io.raster import Raster, open_raster
 from whatwhere.io.scaled import Scaled, scaled
 from whatwhere.notation import parse_bands
@@ -183,7 +184,8 @@ def open_scenes(inputs: Inputs, wish: Wish) -> SceneSource:
         except DataError as error:
             problems += error.problems or [Problem("error", str(one.image), str(error), "")]
             continue
-        problems += raster.notes
+        hint = undeclared_nodata(raster)
+        problems += [*raster.notes, *([hint] if hint else [])]
         opened.append((one, raster))
     bands, numbers = choose_bands([(f.name, r) for f, r in opened], wish.bands)
     labels = LabelFiles(inputs, files, wish.classes)

@@ -32,7 +32,6 @@ from whatwhere.predict.polygons import Joiner, Objects
 from whatwhere.talk import Talk
 from whatwhere.types import Classes
 
-_WIDTH = 8192  # of the pieces that strips are reduced in [px], even
 _KEPT_BYTES = 2**25  # of small overviews in memory; more go to a file beside the output
 
 
@@ -156,7 +155,7 @@ class _Pyramid:
         """Take the smallest image of a part; they come row by row."""
         if begins_row and self.row:
             self._flush_row()
-        self.row.append(image)
+        self.row.append(halve(image, self.style))
 
     def finish(self) -> list[Level]:
         """Return the levels that were made; there must have been parts if there are any."""
@@ -170,16 +169,15 @@ class _Pyramid:
     def _flush_row(self) -> None:
         strip = np.concatenate(self.row, axis=2)
         self.row = []
-        self._hand_on(0, strip)
+        self._take(1, strip)
 
-    def _hand_on(self, level: int, strip: Pixels) -> None:
-        if level + 1 == len(self.sizes):
+    def _take(self, level: int, strip: Pixels) -> None:
+        """Take rows of a level; whole rows of tiles are written."""
+        if level == len(self.sizes):
             return
-        cuts = [strip[:, :, i : i + _WIDTH] for i in range(0, strip.shape[2], _WIDTH)]
-        half = np.concatenate([halve(cut, self.style) for cut in cuts], axis=2)
-        self.strips[level + 1].append(half)
-        if sum(part.shape[1] for part in self.strips[level + 1]) >= TILE:
-            self._emit(level + 1)
+        self.strips[level].append(strip)
+        if sum(part.shape[1] for part in self.strips[level]) >= TILE:
+            self._emit(level)
 
     def _emit(self, level: int) -> None:
         """Compress a row of tiles into the spool."""
@@ -190,7 +188,7 @@ class _Pyramid:
         self.spool.writelines(encoded.chunks())
         ends = begin + np.cumsum(encoded.counts)
         self.made[level].append((encoded.counts, ends - encoded.counts))
-        self._hand_on(level, strip)
+        self._take(level + 1, halve(strip, self.style))
 
     def _level(self, level: int) -> Level:
         bands = self.style.bands

@@ -101,7 +101,8 @@ class Segmenter:
         batch: Tiles that go through a net together.
         numbers: The positions of the bands in the raster.
         factor: How many pixels the nets see in the place of one of the raster's, along a side.
-        disagreement: The most that a tile differed from what it was blended to; 0 where halos are
+        disagreement: The most that blending moved a probability from what the tile said that sees
+            the pixel nearer its middle: an estimate of what a seam shows; 0 where halos are
             discarded.
     """
 
@@ -195,7 +196,10 @@ class Segmenter:
         for place_of, weights, mean in parts:
             apart = np.abs(mean - total[:, *place_of.slices]).max(axis=0)
             shared = (weights < 1) & valid[place_of.slices]
-            self.disagreement = max(self.disagreement, float(apart[shared].max(initial=0)))
+            # Of two tiles the one that sees a pixel nearer its middle is taken to be right.
+            w = weights[shared]
+            seams = apart[shared] * np.minimum(w, 1 - w) / (1 - w)
+            self.disagreement = max(self.disagreement, float(seams.max(initial=0)))
         return Answer(total, spread, valid)
 
     def _run(

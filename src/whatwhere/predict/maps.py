@@ -14,6 +14,7 @@ from pathlib import Path
 from whatwhere import files
 from whatwhere.errors import DataError, UsageError
 from whatwhere.io.crs import pixel_size_m
+from whatwhere.io.hints import undeclared_nodata
 from whatwhere.io.raster import Raster, open_raster
 from whatwhere.machine import threads
 from whatwhere.predict.assemble import Polygons, assemble_polygons, assemble_raster
@@ -106,7 +107,8 @@ def map_scene(
         NumericsError: A net's output is not finite.
     """
     raster = open_raster(scene, trust=options.trust, nodata=options.nodata)
-    for note in raster.notes:
+    hint = undeclared_nodata(raster)
+    for note in [*raster.notes, *([hint] if hint else [])]:
         talk.say(f"{note.severity:8} {note}")
     segmenter, plan = _plan(members, raster, options, talk)
     targets = targets_of(plan.outputs, output, options.polygons)
@@ -122,8 +124,8 @@ def map_scene(
     _make(segmenter, raster, parts, todo, talk)
     if segmenter.disagreement:
         talk.say(
-            f"seams    tiles were blended; where they overlap, a probability differed by up to "
-            f"{segmenter.disagreement:.3f} from what it was blended to"
+            f"seams    tiles were blended, which moved a probability by up to "
+            f"{segmenter.disagreement:.3f} where they meet"
         )
     if parts.missing():
         talk.say(
