@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
-from whatwhere.bundle import Card
+from whatwhere.bundle import Card, save
 from whatwhere.nn.build import build_model, geometry
 from whatwhere.predict.backends import TorchBackend
 from whatwhere.predict.engine import Predictor
@@ -87,6 +87,13 @@ def make_predictor(
         created=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).isoformat(),
     )
     return Predictor(card, TorchBackend(net, classes.task), tile, digest=f"{model}-{seed}")
+
+
+def save_bundle(folder: Path, predictor: Predictor) -> Path:
+    """Save the net as a bundle."""
+    weights = {name: t.numpy() for name, t in predictor.net.state_dict().items()}
+    save(folder, predictor.card, weights)
+    return folder
 
 
 def write_scene(

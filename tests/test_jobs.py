@@ -414,6 +414,22 @@ def test_images_of_other_bands_are_refused_by_name(run: Path, tmp_path: Path) ->
     jobs.predict(run, tmp_path / "grey.png", tmp_path / "out.png", talk=QUIET)
 
 
+def test_data_of_other_classes_is_refused_with_a_table(run: Path, tmp_path: Path) -> None:
+    other = blocks_folder(tmp_path / "other", [(40, 40)] * 2, n_classes=3)
+    with pytest.raises(DataError, match="the class table does not know 2") as caught:
+        jobs.evaluate(run, other, talk=QUIET)
+    lines = [line.split() for line in str(caught.value).splitlines()[-2:]]
+    assert lines[0] == ["of", "the", "bundle", "in", "the", "masks"]
+    assert lines[1] == [
+        "classes",
+        "0",
+        "background,",
+        "1/255/65535",
+        "foreground",
+        *["0,", "1,", "2"],
+    ]
+
+
 def test_missing_things_are_told(run: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no .*nothing"):
         jobs.predict(run, tmp_path / "nothing", tmp_path / "out", talk=QUIET)

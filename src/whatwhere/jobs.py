@@ -12,6 +12,7 @@ from whatwhere.bundle import Card
 from whatwhere.config import Recipe, make_recipe
 from whatwhere.data import doctor
 from whatwhere.data.census import check_present, look
+from whatwhere.data.classes import written
 from whatwhere.data.inputs import Inputs
 from whatwhere.data.scenes import Wish
 from whatwhere.data.sources import Pair
@@ -21,7 +22,7 @@ from whatwhere.predict.decide import parse_thresholds
 from whatwhere.predict.engine import load
 from whatwhere.predict.images import Written
 from whatwhere.runs import Run
-from whatwhere.talk import Talk
+from whatwhere.talk import Talk, difference
 
 
 def inspect(
@@ -622,7 +623,7 @@ def _pairs(run: Path, inputs: Inputs, card: Card, part: str, talk: Talk) -> tupl
     found.require_sound()
     unknown = doctor.check_classes(found, card.classes)
     if unknown:
-        doctor.Survey(found.source, found.facts, tuple(unknown)).require_sound()
+        _refuse_classes(doctor.Survey(found.source, found.facts, tuple(unknown)), card)
     seen = runs.seen_images(run)
     own_data = card.data.get("sha256") == fingerprint(found)
     if not seen["train"] and own_data and part in ("score", "tune"):
@@ -632,6 +633,21 @@ def _pairs(run: Path, inputs: Inputs, card: Card, part: str, talk: Talk) -> tupl
         )
     pairs, on = choose(found.pairs, found.digests, seen, part)
     return pairs, on
+
+
+def _refuse_classes(found: doctor.Survey, card: Card) -> None:
+    """Raise the errors of masks that hold other numbers than the bundle knows, with a table."""
+    known = ", ".join(
+        f"{'/'.join(written(number) for number in info.raw)} {info.name}" for info in card.classes
+    )
+    there = {number for facts in found.facts.values() for one in facts.numbers for number in one}
+    shown = ", ".join(written(number) for number in sorted(there)[:12])
+    more = f" and {len(there) - 12} more" if len(there) > 12 else ""
+    table = difference([("classes", known, f"{shown}{more}")], ("of the bundle", "in the masks"))
+    try:
+        found.require_sound()
+    except DataError as error:
+        raise DataError(f"{error}\n{table}", error.problems) from error
 
 
 def _thresholds(threshold: str | float | None, card: Card) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from whatwhere.data.sources import images_of
 from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.io.raster import SUFFIXES as RASTERS
 from whatwhere.io.raster import open_raster
-from whatwhere.io.vector import SUFFIXES as VECTORS
+from whatwhere.io.vector import WRITTEN as VECTORS
 from whatwhere.predict.assemble import Polygons, write_vrt
 from whatwhere.predict.decide import parse_thresholds
 from whatwhere.predict.engine import Predictor, load

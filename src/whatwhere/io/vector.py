@@ -54,7 +54,8 @@ from whatwhere.types import Valid
 SUFFIXES = (".geojson", ".json", ".gpkg", ".shp", ".fgb")
 """Endings of files that may hold shapes."""
 
-_WRITTEN = {".geojson": "GeoJSON", ".json": "GeoJSON", ".gpkg": "GPKG", ".fgb": "FlatGeobuf"}
+WRITTEN = {".geojson": "GeoJSON", ".json": "GeoJSON", ".gpkg": "GPKG", ".fgb": "FlatGeobuf"}
+"""Endings of files that are written, and GDAL's names of their formats."""
 _MOST_VALUES = 1000
 _CELL = 2.0  # shapes of so many degrees share a local system when they are widened
 _PIECE_M = 500.0  # a straight line of this length is straight in every system, within 1 cm
@@ -307,10 +308,10 @@ def write_features(
         UsageError: The suffix is none of those that are written, or a column does not fit.
         OutputError: The file cannot be written; what was there before stays.
     """
-    driver = _WRITTEN.get(path.suffix.lower())
+    driver = WRITTEN.get(path.suffix.lower())
     if driver is None:
         raise UsageError(
-            f"{path}: shapes are written to {', '.join(_WRITTEN)}, by the name's ending."
+            f"{path}: shapes are written to {', '.join(WRITTEN)}, by the name's ending."
         )
     if driver == "GeoJSON" and not crs:
         raise UsageError(

@@ -113,6 +113,8 @@ def map_scene(
     segmenter, plan = _plan(members, raster, options, talk)
     targets = targets_of(plan.outputs, output, options.polygons)
     _check_targets(scene, targets)
+    for place in {path.absolute().parent for path in targets}:
+        files.check_writable(place)
     height, width = plan.size
     planes = sum(10 * segmenter.outputs if kind != "mask" else 2 for kind in plan.outputs)
     disk = require_space(output, height * width, planes)
