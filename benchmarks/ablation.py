@@ -73,7 +73,13 @@ def main() -> None:
 
 
 def measure(
-    name: str, data: Path, run: Path, seed: int, variant: str, changes: dict[str, Any], weights: Path
+    name: str,
+    data: Path,
+    run: Path,
+    seed: int,
+    variant: str,
+    changes: dict[str, Any],
+    weights: Path,
 ) -> None:
     """Train once, score the test split at the threshold 0.5 or by the likeliest class."""
     settings = {**RECIPES["modern"], **SETS[name], "pretrained_path": str(weights)}

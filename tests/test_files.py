@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +182,86 @@ def test_a_share_that_refuses_to_force_a_folder_is_no_failure(
     fsync, calls = os.fsync, iter([True, False])
     monkeypatch.setattr(os, "fsync", lambda f: fsync(f) if next(calls) else broken(errno.EINVAL)())
     assert files.write_bytes(tmp_path / "a", b"x").read_bytes() == b"x"
+
+
+# ---------------------------------------------------------------- the first one wins
+
+
+def no_links(*_: Any, **__: Any) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.fixture(params=["links", "none", "refused"])
+def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A disk with hard links, a system without them, a disk that refuses them."""
+    if request.param == "none":
+        monkeypatch.delattr(os, "link")
+    elif request.param == "refused":
+        monkeypatch.setattr(os, "link", no_links)
+    return str(request.param)
+
+
+def test_a_file_is_created_once(tmp_path: Path, disk: str) -> None:
+    path = tmp_path / "x" / "a.json"
+    assert files.create_json(path, {"who": 1})
+    assert not files.create_json(path, {"who": 2})
+    assert json.loads(path.read_text()) == {"who": 1} and names(path.parent) == ["a.json"]
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OutputError, match="b: cannot write this file: Is a directory"):
+        files.create_bytes(tmp_path / "b", b"x")
+
+
+def test_of_many_threads_one_creates_the_file_and_all_find_it_whole(
+    tmp_path: Path, disk: str
+) -> None:
+    ready = threading.Barrier(8)
+
+    def create(who: int, path: Path) -> tuple[bool, bytes]:
+        ready.wait(10)
+        won = files.create_bytes(path, bytes([who]) * 50_000)
+        return won, path.read_bytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        for i in range(20):
+            path = tmp_path / str(i)
+            found = list(pool.map(create, range(8), [path] * 8))
+            won = [who for who, (mine, _) in enumerate(found) if mine]
+            assert len(won) == 1
+            assert {data for _, data in found} == {bytes(won) * 50_000}
+    assert names(tmp_path) == sorted(map(str, range(20)))
+
+
+def create_elsewhere(path: Path, who: int, ready: Any, told: Any) -> None:
+    ready.wait(60)
+    told.put((who, files.create_bytes(path, bytes([who]) * 50_000), path.read_bytes()))
+
+
+def test_of_two_processes_one_creates_the_file(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, told = context.Barrier(2), context.Queue()
+    arguments = [(tmp_path / "a", who, ready, told) for who in (1, 2)]
+    workers = [context.Process(target=create_elsewhere, args=one) for one in arguments]
+    for worker in workers:
+        worker.start()
+    found = [told.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(60)
+    (winner,) = [who for who, won, _ in found if won]
+    assert {data for *_, data in found} == {bytes([winner]) * 50_000}
+
+
+@pytest.mark.parametrize("disk", ["refused"], indirect=True)
+def test_a_claim_that_nobody_holds_any_more_is_told(
+    tmp_path: Path, disk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_PATIENCE_S", 0.05)
+    claim = tmp_path / f"{files.TEMPORARY}a.tmp"
+    claim.touch()
+    with pytest.raises(OutputError, match=r"another process does, which seems to have died\. Rem"):
+        files.create_bytes(tmp_path / "a", b"x")
+    assert names(tmp_path) == [claim.name]
+    monkeypatch.setattr(os, "replace", broken())
+    claim.unlink()
+    with pytest.raises(OutputError, match="cannot write this file: No space left"):
+        files.create_bytes(tmp_path / "a", b"x")
+    assert names(tmp_path) == []

@@ -8,9 +8,11 @@ whole, until then.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from whatwhere.errors import OutputError
 
 TEMPORARY = ".whatwhere-"
 """Temporary files start with this and have `.tmp` in their names."""
+
+_PATIENCE_S = 5.0  # for another process between two system calls
 
 
 @contextlib.contextmanager
@@ -47,6 +51,59 @@ def write_bytes(path: Path, data: bytes) -> Path:
     Raises:
         OutputError: The disk is full, the place is read-only, the name is a folder's.
     """
+    with _written_beside(path, data) as temporary:
+        os.replace(temporary, path)
+    return path
+
+
+def create_bytes(path: Path, data: bytes) -> bool:
+    """Write a file in one step unless it is there; of several that try at once, one does.
+
+    Returns:
+        Whether this call wrote it. If not, what is there is whole.
+
+    Raises:
+        OutputError: The disk is full, the place is read-only, the name is a folder's.
+    """
+    with _written_beside(path, data) as temporary:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        try:
+            os.link(temporary, path)
+            return True
+        except FileExistsError:
+            return False
+        except (AttributeError, NotImplementedError, OSError):  # not every disk has links
+            return _claim(temporary, path)
+
+
+def _claim(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless that is taken; a file beside it says that somebody does so."""
+    claim = path.parent / f"{TEMPORARY}{path.name}.tmp"
+    end = time.monotonic() + _PATIENCE_S
+    while not path.exists():
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            if time.monotonic() > end:
+                raise OutputError(
+                    f"{path}: cannot write this file: {claim.name} beside it says that another "
+                    "process does, which seems to have died. Remove that file."
+                ) from None
+            time.sleep(0.01)
+            continue
+        try:
+            if not path.exists():
+                os.replace(temporary, path)
+                return True
+        finally:
+            claim.unlink(missing_ok=True)
+    return False
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """Yield a file in the same folder that holds these bytes; it is gone when the block ends."""
     make_folder(path.parent)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}.tmp"
     with _told(path, "write this file"):
@@ -55,11 +112,10 @@ def write_bytes(path: Path, data: bytes) -> Path:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(temporary, path)
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
-    return path
 
 
 @contextlib.contextmanager
@@ -96,7 +152,17 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> Path:
     """Write JSON in one step; NaN and infinity are refused, since JSON has no word for them."""
-    return write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    return write_bytes(path, _as_json(value))
+
+
+def create_json(path: Path, value: Mapping[str, Any] | list[Any]) -> bool:
+    """Write JSON unless the file is there, as `create_bytes`."""
+    return create_bytes(path, _as_json(value))
+
+
+def _as_json(value: Mapping[str, Any] | list[Any]) -> bytes:
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return text.encode("utf-8")
 
 
 def remove(path: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from made_maps import make_classes, make_pixels, write_scene
+from whatwhere import files
 from whatwhere.errors import DataError, OutputError, UsageError
 from whatwhere.grid import Grid
 from whatwhere.io.raster import open_raster
@@ -198,6 +199,21 @@ def test_the_same_plan_goes_on_with_the_threads_of_the_parts_there(tmp_path: Pat
     again = make_plan(threads=16).settle(tmp_path)
     assert again.threads == 2 and again.stamp == first.stamp
     assert (tmp_path / FILE).read_bytes() == written
+
+
+def test_of_two_that_begin_at_once_the_first_plan_is_everybodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = files.create_json
+
+    def late(path: Path, words: Any) -> bool:
+        monkeypatch.setattr(files, "create_json", create)
+        make_plan(threads=2).settle(tmp_path)  # another machine, after we looked
+        return create(path, words)
+
+    monkeypatch.setattr(files, "create_json", late)
+    mine = make_plan(threads=16).settle(tmp_path)
+    assert mine.threads == load_plan(tmp_path).threads == 2
 
 
 @pytest.mark.parametrize("name", sorted(set(OTHERS) - {"threads"}))

@@ -115,6 +115,8 @@ class Plan:
     def settle(self, folder: Path) -> Plan:
         """Write the plan, or go on with the one that is there: its number of threads is kept.
 
+        Of several machines that begin at once the first one's plan is everybody's.
+
         Raises:
             UsageError: The parts that are there belong to another plan; a table shows in what it
                 differs.
@@ -122,7 +124,7 @@ class Plan:
         path = folder / FILE
         if not path.exists():
             words = {"format": _FORMAT, "stamp": self.stamp, **json.loads(_canonical(self))}
-            files.write_json(path, words)
+            files.create_json(path, words)
         there = load_plan(folder)
         plan = dataclasses.replace(self, threads=there.threads)
         was, now = (json.loads(_canonical(one)) for one in (there, plan))
