@@ -29,7 +29,21 @@ os.environ.update(
 )
 
 API = (
-    ("whatwhere.jobs", ("inspect", "lr_find", "train", "tune", "evaluate", "predict", "models")),
+    (
+        "whatwhere.jobs",
+        (
+            "inspect",
+            "chip",
+            "lr_find",
+            "train",
+            "tune",
+            "evaluate",
+            "predict",
+            "assemble",
+            "models",
+        ),
+    ),
+    ("whatwhere.learn", ("prepare_data", "UnetClassifier")),
     ("whatwhere.config", ("make_recipe",)),
     ("whatwhere.runs", ("Run",)),
     (
@@ -79,7 +93,8 @@ def command_line() -> str:
     parts = [
         "# Command line\n",
         "Results go to standard output, progress to standard error. RUN is a run folder or its "
-        "bundle; DATA is a folder with `images/` and `masks/` or `labels/`.\n",
+        "bundle. DATA is a folder with `images/` and `masks/` or `labels/`; a raster, or a folder "
+        "of rasters, with `--labels`; or a `data.toml` that lists scenes.\n",
         help_of(),
     ]
     for name, command in group.commands.items():

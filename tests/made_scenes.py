@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio.raw
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -42,6 +43,14 @@ def write_places(
         shapes, crs = move_shapes(shapes, crs, LONGITUDE_LATITUDE), LONGITUDE_LATITUDE
     fields = {name: np.array(column) for name, column in (columns or {}).items()}
     return write_features(path, crs, shapes, fields or {"id": np.arange(len(places))})
+
+
+def add_layer(path: Path, layer: str, places: Sequence[Place]) -> Path:
+    """Write places as polygons into a layer of a GeoPackage, beside those that are there."""
+    shapes = shapely.to_wkb(np.array([rectangle(place) for place in places]))
+    where = {"layer": layer, "driver": "GPKG", "geometry_type": "Polygon", "crs": to_wkt(UTM)}
+    pyogrio.raw.write(str(path), shapes, [np.arange(len(places))], ["id"], **where)
+    return path
 
 
 def truth_of(size: tuple[int, int], places: Sequence[Place], numbers: Sequence[int]) -> Any:

@@ -33,7 +33,7 @@ def test_a_driver_too_old_is_told() -> None:
 
 
 def test_missing_and_malicious_libraries_are_told() -> None:
-    broken = {**FINE, "scipy": None, "rasterio": None, "lightning": "2.6.3"}
+    broken = {**FINE, "scipy": None, "imagecodecs": None, "lightning": "2.6.3"}
     causes = [found["cause"] for found in environment.find_amiss(broken, [], torch())]
     assert causes == [
         "scipy is not installed.",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -231,23 +232,27 @@ def test_of_many_threads_one_creates_the_file_and_all_find_it_whole(
     assert names(tmp_path) == sorted(map(str, range(20)))
 
 
-def create_elsewhere(path: Path, who: int, ready: Any, told: Any) -> None:
-    ready.wait(60)
-    told.put((who, files.create_bytes(path, bytes([who]) * 50_000), path.read_bytes()))
+ELSEWHERE = """
+import sys, time
+from pathlib import Path
+from whatwhere import files
+folder, who = Path(sys.argv[1]), int(sys.argv[2])
+(folder / f"ready{who}").touch()
+while len(list(folder.glob("ready*"))) < 2:
+    time.sleep(0.001)
+won = files.create_bytes(folder / "a", bytes([who]) * 50_000)
+print(int(won), *set((folder / "a").read_bytes()))
+"""
 
 
 def test_of_two_processes_one_creates_the_file(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, told = context.Barrier(2), context.Queue()
-    arguments = [(tmp_path / "a", who, ready, told) for who in (1, 2)]
-    workers = [context.Process(target=create_elsewhere, args=one) for one in arguments]
-    for worker in workers:
-        worker.start()
-    found = [told.get(timeout=60) for _ in workers]
-    for worker in workers:
-        worker.join(60)
-    (winner,) = [who for who, won, _ in found if won]
-    assert {data for *_, data in found} == {bytes([winner]) * 50_000}
+    words = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
+    workers = [
+        subprocess.Popen([*words, str(who)], stdout=subprocess.PIPE, text=True) for who in (1, 2)
+    ]
+    told = [worker.communicate(timeout=60)[0].split() for worker in workers]
+    (winner,) = [who for who, (won, _) in zip("12", told, strict=True) if won == "1"]
+    assert [there for _, there in told] == [winner] * 2
 
 
 @pytest.mark.parametrize("disk", ["refused"], indirect=True)

@@ -20,10 +20,10 @@ LAYERS = {
     **dict.fromkeys(("train", "predict"), 5),
     **dict.fromkeys(("evaluate", "nets", "pictures", "report"), 6),
     "runs": 7,
-    **dict.fromkeys(("training", "predicting"), 8),
+    **dict.fromkeys(("training", "predicting", "chipping"), 8),
     "jobs": 9,
-    **dict.fromkeys(("show", "environment"), 10),
-    "demo": 11,
+    **dict.fromkeys(("show", "environment", "face"), 10),
+    **dict.fromkeys(("demo", "learn"), 11),
     "cli": 12,
     "__main__": 13,
 }

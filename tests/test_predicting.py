@@ -148,6 +148,10 @@ def test_two_nets_and_all_symmetries(run: Path, tmp_path: Path) -> None:
         (["--tile", "64"], 2, "no room for a core between two halos of 128 px"),
         (["--memory-limit", "401"], 2, r"--memory-limit 401: a tile of \d+ px takes about"),
         (["--uncertainty", "spread"], 2, "needs several answers"),
+        (["--min-area-m2", "inf", "--polygons", "a.gpkg"], 2, "numbers from 0 up"),
+        (["--table", "t.csv", "--shard", "1/2"], 2, "--table counts a whole map"),
+        (["--polygons", "a!b.gpkg"], 2, "would be taken for an address"),
+        (["--nodata", "300"], 3, "300 cannot stand for no data"),
         (["--threshold", "2"], 2, "numbers from 0 to 1"),
     ],
 )
@@ -171,6 +175,32 @@ def test_flags_of_scenes_are_refused_for_images(run: Path, tmp_path: Path) -> No
     assert_told(both, 2, "one file for 2 scenes. Give a folder")
     named = call("predict", run, *scenes, "-o", tmp_path / "x", "--polygons", "all.gpkg")
     assert_told(named, 2, r"one file for 2 scenes\. Give an ending")
+
+
+def test_no_input_is_overwritten(run: Path, tmp_path: Path) -> None:
+    one = write_scene(tmp_path / "m.tif", make_pixels(40, 40))
+    out = tmp_path / "out"
+    out.mkdir()
+    other = write_scene(out / "m_probabilities.tif", make_pixels(40, 40))
+    before = snapshot(tmp_path)
+    clash = call("predict", run, one, other, "-o", out, "--probabilities")
+    assert_told(clash, 2, r"m_probabilities\.tif: this would overwrite a scene")
+    table = call("predict", run, one, "-o", tmp_path / "map.tif", "--table", one)
+    assert_told(table, 2, "would overwrite a scene")
+    same = call("predict", run, one, "-o", tmp_path / "a.tif", "--table", tmp_path / "a.tif")
+    assert_told(same, 2, "two files would get this name")
+    assert snapshot(tmp_path) == before
+
+
+def test_names_without_a_folder(
+    run: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_told(call("predict", run, scene.name, "-o", "m.tif", "--keep-parts"), 0)
+    assert_told(call("assemble", "m.tif", "--vrt", "--keep-parts"), 0)
+    assert_told(call("assemble", "m.tif", "--vrt", *POLYGONS), 2, "--vrt leaves the parts")
+    with rasterio.open("m.vrt") as virtual, rasterio.open("m.tif") as whole:
+        np.testing.assert_array_equal(virtual.read(), whole.read())
 
 
 def test_a_damaged_scene_among_good_ones_is_named(run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,29 @@ def test_what_is_wrong_is_said_before_training(tmp_path: Path) -> None:
         jobs.inspect(tmp_path, class_field="kind", talk=Talk(quiet=True))
 
 
+def test_long_epochs_are_told_and_may_be_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from whatwhere import training
+
+    scene, labels, _ = town(tmp_path)
+    words = {**SETTINGS, "labels": labels, "dry_run": True, "talk": Talk()}
+    for most, said, line in (
+        (10, {}, r"training an epoch has (\d+) chips; --epoch-chips 2000 makes epochs of 2,000"),
+        (10, {"epoch_chips": 16}, r"training an epoch has 16 of (\d+) chips, by turns"),
+        (4000, {}, None),
+        (4000, {"epoch_chips": 4000}, None),
+    ):
+        monkeypatch.setattr(training, "_LONG_EPOCH", most)
+        jobs.train(scene, tmp_path / "run", **words, **said)
+        told = capsys.readouterr().err
+        found = re.search(line or r"an epoch has ([\d,]+) (?:of|chips)", told)
+        assert (found is not None) == (line is not None)
+        assert found is None or int(found[1]) > 40
+        steps = "an epoch has 2 steps" if said.get("epoch_chips") == 16 else ""
+        assert steps in told
+
+
 def test_a_softmax_on_several_scenes(tmp_path: Path) -> None:
     places = [place for place in PLACES if place[0] < 300 and place[1] < 300]
     kinds = ["roof" if i % 3 else "tree" for i in range(len(places))]
@@ -126,3 +150,23 @@ def test_a_softmax_on_several_scenes(tmp_path: Path) -> None:
     assert run is not None and run.card.classes.names == ["background", "roof", "tree"]
     ious = [row["iou"] for row in run.scores["classes"] if row["iou"] is not None]
     assert len(ious) == 3 and np.mean(ious) > 0.6
+
+
+def test_a_net_that_looks_at_whole_tiles_has_its_seams_measured(
+    trained: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, labels, _ = trained
+    monkeypatch.setattr("whatwhere.predict.seams.usual_tile", lambda _: 512)
+    settings = {**SETTINGS, "epochs": 1, "model": "mobilenetv3_small_050", "pretrained": False}
+    del settings["n_filters"]
+    lines: list[str] = []
+
+    class Heard(Talk):
+        def say(self, text: str = "") -> None:
+            lines.append(text)
+
+    settings["talk"] = Heard(quiet=True)
+    jobs.train(scene, tmp_path / "run", labels=labels, **settings)
+    told = [line for line in lines if line.startswith("seams")]
+    error = load_card(tmp_path / "run").scores["seam_error"]
+    assert len(told) == 1 and f"{error:.3f}" in told[0] and 0 < error < 1

@@ -20,12 +20,14 @@ _WHERE = {
     "Run": "runs",
     "ShapeError": "errors",
     "Talk": "talk",
+    "UnetClassifier": "learn",
     "UsageError": "errors",
     "WhatwhereError": "errors",
     "build_model": "nn.build",
     "geometry": "nn.build",
     "load": "predict.engine",
     "make_recipe": "config",
+    "prepare_data": "learn",
 }
 
 __all__ = [  # the same names; a test compares
@@ -38,6 +40,7 @@ __all__ = [  # the same names; a test compares
     "Run",
     "ShapeError",
     "Talk",
+    "UnetClassifier",
     "UsageError",
     "WhatwhereError",
     "__version__",
@@ -46,6 +49,7 @@ __all__ = [  # the same names; a test compares
     "jobs",
     "load",
     "make_recipe",
+    "prepare_data",
 ]
 
 if TYPE_CHECKING:
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
         UsageError,
         WhatwhereError,
     )
+    from whatwhere.learn import UnetClassifier, prepare_data
     from whatwhere.nn.build import build_model, geometry
     from whatwhere.predict.engine import Predictor, load
     from whatwhere.runs import Run

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,18 +126,24 @@ def _memory_is_full(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in told or "allocate memory" in told
 
 
-def with_recipe(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option for each setting of the recipe, collected in `settings`."""
+def with_recipe(function: Callable[..., None], only: Sequence[str] = ()) -> Callable[..., None]:
+    """Give a command one option for each setting of the recipe, collected in `settings`.
+
+    Args:
+        function: The command.
+        only: The settings that have a meaning for it; empty for all.
+    """
+    fields = [item for item in dataclasses.fields(Recipe) if not only or item.name in only]
 
     @functools.wraps(function)
     def run(*args: Any, **named: Any) -> None:
-        settings = {item.name: named.pop(item.name) for item in dataclasses.fields(Recipe)}
+        settings = {item.name: named.pop(item.name) for item in fields}
         function(*args, settings=settings, **named)
 
     signature = inspect.signature(function, eval_str=True)
     own = [one for one in signature.parameters.values() if one.name != "settings"]
     options = []
-    for item in dataclasses.fields(Recipe):
+    for item in fields:
         flag = "--" + item.name.replace("_", "-")
         flags = f"{flag}/--no-{flag[2:]}" if isinstance(item.default, bool) else flag
         shown = f"default: {item.default}" if item.default != "" else "default: none"
@@ -169,6 +175,11 @@ _SCENES: dict[str, tuple[Any, Any, Any]] = {
         str | None,
         None,
         typer.Option(help="the labels' field that holds the class; without it there is one"),
+    ),
+    "layer": (
+        str | None,
+        None,
+        typer.Option(help="the layer of the labels, where their file has several"),
     ),
     "aoi": (
         Path | None,
@@ -305,6 +316,36 @@ def _train(
         typer.echo(show.scores(run.scores))
         verb = "evaluate" if run.card.classes.task == "multiclass" else "tune"
         typer.echo(f"next: whatwhere {verb} {output} {_typed(data, where)}")
+
+
+_CHIP = ("classes", "bands", "chip_size", "resolution_m", "split", "split_gap", "seed")
+
+
+@command("chip")
+@functools.partial(with_recipe, only=_CHIP)
+@with_scenes
+def _chip(
+    data: Data,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="a new folder for the chips", show_default=False)
+    ],
+    *,
+    overlap: Annotated[
+        int, typer.Option(help="what training chips share with their neighbours [px]", min=0)
+    ] = 0,
+    layout: Annotated[
+        str, typer.Option("--format", help="folder: images and masks in split folders")
+    ] = "folder",
+    as_json: Json = False,
+    settings: dict[str, Any],
+    where: dict[str, Any],
+) -> None:
+    """Cut scenes into training chips on disk, a folder that train reads."""
+    from whatwhere import jobs, show
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    found = jobs.chip(data, output, overlap=overlap, format=layout, **where, **given)
+    typer.echo(json.dumps(found) if as_json else show.chips(found))
 
 
 @command("lr-find")

@@ -108,6 +108,11 @@ class Recipe:
     )
 
     epochs: int = _setting(50, "most passes through the training chips", low=1)
+    epoch_chips: int = _setting(
+        0,
+        "training chips in an epoch, which take turns; 0: as many as cover the training images",
+        low=0,
+    )
     batch_size: int = _setting(32, "chips a step", low=1)
     accumulate: int = _setting(1, "batches whose gradients make one step", low=1)
     loss: str = _setting(
@@ -244,7 +249,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "tutorial": {},
     "modern": {
         **{"model": "resnet34", "loss": "cross_entropy+dice", "epochs": 30, "stop_patience": 0},
-        **{"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "ema": 0.05},
+        **{"schedule": "cosine", "ema": 0.05},
     },
 }
 """Recipes that go by a name, and how they differ from the tutorial's."""

@@ -26,7 +26,8 @@ _PATIENCE_S = 5.0  # for another process between two system calls
 
 
 @contextlib.contextmanager
-def _told(path: Path, action: str) -> Iterator[None]:
+def told(path: Path, action: str) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be written into one sentence."""
     try:
         yield
     except OutputError:
@@ -40,7 +41,7 @@ def _told(path: Path, action: str) -> Iterator[None]:
 
 def make_folder(path: Path) -> Path:
     """Make a folder and its parents; raises `OutputError` where that cannot be done."""
-    with _told(path, "make this folder"):
+    with told(path, "make this folder"):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -106,7 +107,7 @@ def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
     """Yield a file in the same folder that holds these bytes; it is gone when the block ends."""
     make_folder(path.parent)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    with _told(path, "write this file"):
+    with told(path, "write this file"):
         try:
             with open(temporary, "xb") as stream:
                 stream.write(data)
@@ -133,7 +134,7 @@ def replacing(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     name = f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}"
     temporary = path.parent / name
-    with _told(path, "write this file"):
+    with told(path, "write this file"):
         try:
             yield temporary
             with open(temporary, "r+b") as stream:
@@ -167,7 +168,7 @@ def _as_json(value: Mapping[str, Any] | list[Any]) -> bytes:
 
 def remove(path: Path) -> None:
     """Remove a file if it is there; raises `OutputError`."""
-    with _told(path, "remove this file"):
+    with told(path, "remove this file"):
         path.unlink(missing_ok=True)
 
 

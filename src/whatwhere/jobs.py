@@ -11,6 +11,7 @@ from whatwhere import evaluate as scoring
 from whatwhere.bundle import Card
 from whatwhere.config import Recipe, make_recipe
 from whatwhere.data import doctor
+from whatwhere.data.areas import same_ground, with_labels
 from whatwhere.data.census import check_present, look
 from whatwhere.data.classes import written
 from whatwhere.data.inputs import Inputs
@@ -32,6 +33,7 @@ def inspect(
     *,
     labels: str | Path | None = None,
     class_field: str | None = None,
+    layer: str | None = None,
     aoi: str | Path | None = None,
     nodata: float | None = None,
     buffer_m: float = 0.0,
@@ -49,6 +51,7 @@ def inspect(
         talk: Where the progress goes.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
         class_field: The field of the labels that holds the class; without it there is one class.
+        layer: The layer of the labels, where their file has several.
         aoi: Polygons beyond which scenes are not labelled, which is not background.
         nodata: Stands for "no data" in scenes, whatever they say.
         buffer_m: How far lines and points reach on each side [m].
@@ -69,12 +72,13 @@ def inspect(
         data,
         labels=labels,
         class_field=class_field,
+        layer=layer,
         aoi=aoi,
         nodata=nodata,
         buffer_m=buffer_m,
         trust=trust,
     )
-    found = look(inputs, Wish(bands, chip_size, resolution_m), 0.0, talk or Talk())
+    found = look(inputs, Wish(bands, chip_size, resolution_m, spec=classes), 0.0, talk or Talk())
     table = None
     more: list[Problem] = []
     if found.facts:
@@ -98,6 +102,7 @@ def train(
     *,
     labels: str | Path | None = None,
     class_field: str | None = None,
+    layer: str | None = None,
     aoi: str | Path | None = None,
     nodata: float | None = None,
     buffer_m: float = 0.0,
@@ -121,6 +126,7 @@ def train(
         output: The run folder, which must not hold a run yet.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
         class_field: The field of the labels that holds the class; without it there is one class.
+        layer: The layer of the labels, where their file has several.
         aoi: Polygons beyond which scenes are not labelled, which is not background.
         nodata: Stands for "no data" in scenes, whatever they say.
         buffer_m: How far lines and points reach on each side [m].
@@ -150,6 +156,7 @@ def train(
         data,
         labels=labels,
         class_field=class_field,
+        layer=layer,
         aoi=aoi,
         nodata=nodata,
         buffer_m=buffer_m,
@@ -158,6 +165,91 @@ def train(
     return train_run(
         inputs, Path(output), chosen, device, workers, dry_run, talk or Talk(), encoder
     )
+
+
+def chip(
+    data: str | Path,
+    output: str | Path,
+    *,
+    labels: str | Path | None = None,
+    class_field: str | None = None,
+    layer: str | None = None,
+    aoi: str | Path | None = None,
+    nodata: float | None = None,
+    buffer_m: float = 0.0,
+    trust: bool = False,
+    classes: str = "",
+    bands: str = "auto",
+    chip_size: int = 0,
+    overlap: int = 0,
+    resolution_m: float = 0.0,
+    split: str = "70/15/15",
+    split_gap: float = 0.25,
+    seed: int = 42,
+    format: str = "folder",
+    talk: Talk | None = None,
+) -> dict[str, Any]:
+    """Cut scenes into training chips on disk, as a folder that `train` reads.
+
+    The splits are those that a training on the scenes would make. Images are GeoTIFFs of the
+    scene's own number type that lie where they were cut; masks are palette PNGs of class values.
+    What the values mean, and which one stands for pixels that do not count, is kept beside them in
+    `classes.toml`, which `train` reads.
+
+    Args:
+        data: A raster or a folder of rasters with `labels`, or a `data.toml` that lists scenes.
+        output: A new folder: `train/`, `val/` and `test/`, each with `images/` and `masks/`.
+        labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
+        class_field: The field of the labels that holds the class; without it there is one class.
+        layer: The layer of the labels, where their file has several.
+        aoi: Polygons beyond which scenes are not labelled, which is not background.
+        nodata: Stands for "no data" in scenes, whatever they say.
+        buffer_m: How far lines and points reach on each side [m].
+        trust: Read what lies beside rasters, files made of other files, and remote paths.
+        classes: The class table, where it cannot be found (see `Recipe.classes`).
+        bands: Which bands are taken (see `Recipe.bands`).
+        chip_size: Side of a chip [px]; 0 for 256, less where the scenes are small.
+        overlap: What neighbouring training chips share at the least [px]. Of validation and test
+            every pixel counts once.
+        resolution_m: At which pixel size scenes are read [m]; 0 for their own.
+        split: Shares of training, validation and test, where a list does not say.
+        split_gap: Strip that training blocks lose beside those of other splits [share of a chip].
+        seed: What the splits are drawn from.
+        format: `folder`.
+        talk: Where lines and bars go.
+
+    Returns:
+        `output`; `chips`, how many in each split; `left_out`, how many had no pixel that counts;
+        `chip_px`, their height and width [px]; `classes`, the table of the masks; `next`, what to
+        type.
+
+    Raises:
+        UsageError: The folder is not empty; something was said that means nothing here.
+        DataError: There is an error in the data; all that were found are named.
+        OutputError: A file cannot be written.
+    """
+    from whatwhere.chipping import cut_chips
+
+    inputs = Inputs.of(
+        data,
+        labels=labels,
+        class_field=class_field,
+        layer=layer,
+        aoi=aoi,
+        nodata=nodata,
+        buffer_m=buffer_m,
+        trust=trust,
+    )
+    recipe = make_recipe(
+        classes=classes,
+        bands=bands,
+        chip_size=chip_size,
+        resolution_m=resolution_m,
+        split=split,
+        split_gap=split_gap,
+        seed=seed,
+    )
+    return cut_chips(inputs, Path(output), recipe, overlap, format, talk or Talk())
 
 
 def _recipe(base: str | Path | Recipe, encoder: Any, settings: dict[str, Any]) -> Recipe:
@@ -178,12 +270,15 @@ def lr_find(
     *,
     labels: str | Path | None = None,
     class_field: str | None = None,
+    layer: str | None = None,
     aoi: str | Path | None = None,
     nodata: float | None = None,
     buffer_m: float = 0.0,
     trust: bool = False,
     recipe: str | Path | Recipe = "tutorial",
     picture: str | Path | None = None,
+    low: float = 1e-7,
+    high: float = 1.0,
     device: str = "auto",
     encoder: Any = None,
     talk: Talk | None = None,
@@ -199,12 +294,15 @@ def lr_find(
             or a `data.toml` that lists scenes.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
         class_field: The field of the labels that holds the class; without it there is one class.
+        layer: The layer of the labels, where their file has several.
         aoi: Polygons beyond which scenes are not labelled, which is not background.
         nodata: Stands for "no data" in scenes, whatever they say.
         buffer_m: How far lines and points reach on each side [m].
         trust: Read what lies beside rasters, files made of other files, and remote paths.
         recipe: A name, a TOML file, or a `Recipe`; its `lr` does not matter.
         picture: A PNG file to draw the loss over the rate into.
+        low: The first rate that is tried, above 0.
+        high: The last one.
         device: `auto`, `cpu`, `cuda` or `mps`.
         encoder: A torch module of your own, as in `train`.
         talk: Where lines and bars go.
@@ -226,6 +324,7 @@ def lr_find(
         data,
         labels=labels,
         class_field=class_field,
+        layer=layer,
         aoi=aoi,
         nodata=nodata,
         buffer_m=buffer_m,
@@ -236,7 +335,7 @@ def lr_find(
         if Path(picture).suffix.lower() != ".png":
             raise UsageError(f"{picture}: the picture is a PNG: let its name end in .png.")
         files.check_writable(Path(picture).parent)
-    found = find_rate(inputs, chosen, device, talk or Talk(), encoder)
+    found = find_rate(inputs, chosen, device, talk or Talk(), encoder, low, high)
     if picture is not None:
         drawn = pictures.draw_lr(found.lrs, found.losses, found.suggestion)
         files.write_bytes(Path(picture), drawn)
@@ -309,6 +408,7 @@ def evaluate(
     *,
     labels: str | Path | None = None,
     class_field: str | None = None,
+    layer: str | None = None,
     aoi: str | Path | None = None,
     nodata: float | None = None,
     buffer_m: float = 0.0,
@@ -328,6 +428,7 @@ def evaluate(
             test split is scored; of any other every pair that the run has not seen.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
         class_field: The field of the labels that holds the class; without it there is one class.
+        layer: The layer of the labels, where their file has several.
         aoi: Polygons beyond which scenes are not labelled, which is not background.
         nodata: Stands for "no data" in scenes, whatever they say.
         buffer_m: How far lines and points reach on each side [m].
@@ -353,6 +454,7 @@ def evaluate(
         data,
         labels=labels,
         class_field=class_field,
+        layer=layer,
         aoi=aoi,
         nodata=nodata,
         buffer_m=buffer_m,
@@ -381,6 +483,7 @@ def tune(
     *,
     labels: str | Path | None = None,
     class_field: str | None = None,
+    layer: str | None = None,
     aoi: str | Path | None = None,
     nodata: float | None = None,
     buffer_m: float = 0.0,
@@ -399,6 +502,7 @@ def tune(
             validation split is taken; of any other every pair that the run has not seen.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
         class_field: The field of the labels that holds the class; without it there is one class.
+        layer: The layer of the labels, where their file has several.
         aoi: Polygons beyond which scenes are not labelled, which is not background.
         nodata: Stands for "no data" in scenes, whatever they say.
         buffer_m: How far lines and points reach on each side [m].
@@ -423,6 +527,7 @@ def tune(
         data,
         labels=labels,
         class_field=class_field,
+        layer=layer,
         aoi=aoi,
         nodata=nodata,
         buffer_m=buffer_m,
@@ -618,12 +723,14 @@ def _pairs(run: Path, inputs: Inputs, card: Card, part: str, talk: Talk) -> tupl
         side=int(card.data.get("block_px", 0)),
         classes=card.classes,
         insists=False,
+        spec=str(card.recipe.get("classes", "")),
     )
     found = look(inputs, wish, 0.0, talk)
     found.require_sound()
     unknown = doctor.check_classes(found, card.classes)
     if unknown:
         _refuse_classes(doctor.Survey(found.source, found.facts, tuple(unknown)), card)
+    found = with_labels(found, card.classes)
     seen = runs.seen_images(run)
     own_data = card.data.get("sha256") == fingerprint(found)
     if not seen["train"] and own_data and part in ("score", "tune"):
@@ -631,7 +738,8 @@ def _pairs(run: Path, inputs: Inputs, card: Card, part: str, talk: Talk) -> tupl
             f"{inputs.root}: the net was trained on this data, and {run} does not say on which of "
             "it. Give the run folder; or --part all to score every pair, seen in training or not."
         )
-    pairs, on = choose(found.pairs, found.digests, seen, part)
+    ground = same_ground(run / runs.SPLIT_AREAS, found.pairs)
+    pairs, on = choose(found.pairs, found.digests, seen, part, ground)
     return pairs, on
 
 

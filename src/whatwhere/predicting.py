@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,8 +149,11 @@ def _check(scenes: list[Path], images: list[Path], output: Path, wanted: Wanted)
     alone = [name for name, there in shapes.items() if there]
     if alone and not wanted.polygons:
         raise UsageError(f"{', '.join(alone)} wants --polygons FILE.")
-    if min(wanted.resolution_m, wanted.min_area_m2, wanted.simplify_px or 0) < 0:
-        raise UsageError("--resolution-m, --min-area-m2 and --simplify-px cannot be below 0.")
+    numbers = (wanted.resolution_m, wanted.min_area_m2, wanted.simplify_px or 0)
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise UsageError("--resolution-m, --min-area-m2 and --simplify-px are numbers from 0 up.")
+    if wanted.shard and wanted.table:
+        raise UsageError("--table counts a whole map: leave it out, or --shard.")
     if wanted.overlap is not None and wanted.overlap < 0:
         raise UsageError(f"--overlap must be at least 0, not {wanted.overlap}.")
 
@@ -169,6 +173,7 @@ def _map(
         raise UsageError(f"{output}: this is a file that is no .tif. Give a folder, or a .tif.")
     targets = [output] if single else [output / f"{stem}.tif" for stem in stems_of(scenes)]
     shapes = [_polygons(wanted, target, len(scenes)) for target in targets]
+    _check_outputs(scenes, targets, shapes, wanted)
     written = []
     for scene, target, polygons in zip(scenes, targets, shapes, strict=True):
         options = MapOptions(
@@ -196,6 +201,31 @@ def _map(
         pixels = dict(mapped.pixels)
         written.append(Written(scene, mapped.files, pixels, mapped.valid, mapped.objects))
     return written
+
+
+def _check_outputs(
+    scenes: Sequence[Path],
+    targets: Sequence[Path],
+    shapes: Sequence[Polygons | None],
+    wanted: Wanted,
+) -> None:
+    """Refuse to write a file twice, or over a scene, before the first one is made."""
+    kinds = ["mask", *(["probabilities"] if wanted.probabilities else [])]
+    kinds += [wanted.uncertainty] if wanted.uncertainty else []
+    made = [path for target in targets for path in outputs_of(target, kinds).values()]
+    made += [Path(f"{target}.aux.xml") for target in targets]
+    made += [polygons.path for polygons in shapes if polygons]
+    made += [wanted.table] if wanted.table else []
+    inputs, seen = {scene.resolve() for scene in scenes}, set()
+    for path in made:
+        place = path.resolve()
+        if place in inputs:
+            raise UsageError(f"{path}: this would overwrite a scene. Choose another name.")
+        if str(place).casefold() in seen:
+            raise UsageError(f"{path}: two files would get this name. Choose other names.")
+        seen.add(str(place).casefold())
+    if wanted.table:
+        files.check_writable(wanted.table.absolute().parent)
 
 
 def _polygons(wanted: Wanted, target: Path, scenes: int) -> Polygons | None:
@@ -254,6 +284,8 @@ def put_together(output: Path, wanted: Wanted, vrt: bool, talk: Talk) -> Written
     folder = Path(f"{output}{ENDING}")
     parts = Parts(folder, load_plan(folder))
     scene = Path(str(parts.plan.scene.get("name")))
+    if vrt and wanted.polygons:
+        raise UsageError("--vrt leaves the parts as they are: polygons come with the map.")
     if vrt:
         require_all(parts)
         paths = outputs_of(output.with_suffix(".vrt"), parts.kinds)

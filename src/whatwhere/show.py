@@ -82,6 +82,22 @@ def _scenes(scenes: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def chips(found: Mapping[str, Any]) -> str:
+    """Return how many chips were cut, what their masks hold, and what to type next."""
+    counts = ", ".join(f"{count} {split}" for split, count in found["chips"].items())
+    height, width = found["chip_px"]
+    left = found["left_out"]
+    without = f"; {left} without a labelled pixel were left out" if left else ""
+    return "\n".join(
+        [
+            f"{sum(found['chips'].values())} chips of {height}×{width} px in {found['output']}: "
+            f"{counts}{without}",
+            f'classes: "{found["classes"]}", kept in classes.toml, which train reads',
+            f"next: {found['next']}",
+        ]
+    )
+
+
 def scores(found: Mapping[str, Any]) -> str:
     """Return a table of the classes, and the means below it."""
     heads = ("class", "value", "IoU", "Dice", "precision", "recall", "support [px]")

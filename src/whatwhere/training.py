@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -18,6 +18,7 @@ from whatwhere.config import MODELS, Recipe, to_toml
 from whatwhere.data import doctor
 from whatwhere.data.areas import write_splits
 from whatwhere.data.inputs import Inputs
+from whatwhere.data.loader import Chips
 from whatwhere.data.plan import DataPlan, plan_data
 from whatwhere.data.scenes import Block
 from whatwhere.data.sources import MASK_FOLDERS, Pair, Split
@@ -33,6 +34,7 @@ from whatwhere.predict.backends import choose_device
 from whatwhere.predict.decide import decide
 from whatwhere.predict.engine import Predictor, load
 from whatwhere.predict.images import to_display
+from whatwhere.predict.seams import MOST, seam_error
 from whatwhere.runs import Run
 from whatwhere.talk import Talk
 from whatwhere.train.fit import Epoch, History, Weights, check_precision, fit
@@ -41,6 +43,7 @@ from whatwhere.types import Geometry
 
 _EXAMPLES = 6
 _REHEARSED = 3  # batches: the first one warms up
+_LONG_EPOCH = 4000  # chips: from so many on, that epochs may be shorter is worth a line
 
 
 def train_run(
@@ -153,7 +156,16 @@ def _tell_course(course: _Course, talk: Talk) -> None:
     if recipe.model not in MODELS:
         sees = "the whole tile" if shape.margin is None else f"{shape.margin} px far"
         talk.say(f"net      {recipe.model}: sides of {shape.stride} px; a pixel sees {sees}")
-    steps, usual = len(course.plan.loader("train")), recipe.bn_momentum
+    loader = course.plan.loader("train")
+    chips = len(cast(Chips, loader.dataset))
+    if 0 < recipe.epoch_chips < chips:
+        talk.say(f"training an epoch has {recipe.epoch_chips:,} of {chips:,} chips, by turns")
+    elif course.plan.scenes is not None and chips > _LONG_EPOCH:
+        talk.say(
+            f"training an epoch has {chips:,} chips; --epoch-chips 2000 makes epochs of 2,000, "
+            "which take turns"
+        )
+    steps, usual = len(loader), recipe.bn_momentum
     momentum = course.arguments.get("bn_momentum", usual)
     if momentum != usual:
         talk.say(
@@ -198,7 +210,13 @@ def _fit(
 
 
 def find_rate(
-    data: Inputs, recipe: Recipe, device: str, talk: Talk, encoder: Any = None
+    data: Inputs,
+    recipe: Recipe,
+    device: str,
+    talk: Talk,
+    encoder: Any = None,
+    low: float = 1e-7,
+    high: float = 1.0,
 ) -> LrCurve:
     """Try learning rates on the net that a training would begin with, as `jobs.lr_find` says."""
     device = choose_device(device)
@@ -214,6 +232,8 @@ def find_rate(
         plan.classes.task,
         len(plan.classes),
         class_weights=class_weights(plan),
+        low=low,
+        high=high,
         device=device,
         talk=talk,
     )
@@ -293,7 +313,25 @@ def _conclude(
     examples = _examples(predictor, pairs, found)
     files.write_bytes(folder / "examples.png", pictures.draw_examples(examples, card.classes))
     runs.rewrite_report(run, predictor.card)
+    if most is None:
+        _measure_seams(predictor, pairs, run, talk)
     return scores
+
+
+def _measure_seams(predictor: Predictor, pairs: Sequence[Pair], run: Path, talk: Talk) -> None:
+    """Say how much the seams of maps will show, of a net that looks at whole tiles, on a scene."""
+    block = next((pair for pair in pairs if isinstance(pair, Block)), None)
+    if block is None or predictor.card.geometry.margin is not None:
+        return
+    middle = block.window.row + block.window.height // 2, block.window.column
+    error = seam_error(predictor, block.scene.raster, block.scene.numbers, middle)
+    if error is not None:
+        card = predictor.card.replace(scores={**predictor.card.scores, "seam_error": error})
+        bundle.save_card(bundle.bundle_folder(run), card)
+        talk.say(
+            f"seams    this net looks at whole tiles, which maps blend: on {block.scene.name} a "
+            f"probability differed by up to {error:.3f} from one piece of up to {MOST} px"
+        )
 
 
 def _examples(

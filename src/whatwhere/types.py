@@ -260,6 +260,9 @@ class Bands:
             raise BundleError(f"the bands cannot be read: {error!r}.") from error
 
 
+_STRIP = 64  # rows that are normalised together
+
+
 @dataclass(frozen=True)
 class Normalization:
     """Mean and standard deviation of each band, measured on the training split.
@@ -287,7 +290,12 @@ class Normalization:
             )
         mean = np.asarray(self.mean, dtype=np.float64)[:, None, None]
         std = np.asarray(self.std, dtype=np.float64)[:, None, None]
-        return ((image - mean) / std).astype(np.float32)
+        result = np.empty(image.shape, dtype=np.float32)
+        with np.errstate(over="ignore"):  # pixels without data may hold anything
+            for first in range(0, image.shape[1], _STRIP):  # in the processor's own memory
+                strip = slice(first, first + _STRIP)
+                result[:, strip] = (image[:, strip] - mean) / std
+        return result
 
 
 @dataclass(frozen=True)

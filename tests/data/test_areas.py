@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from made_maps import NORTH_UP
 from made_scenes import PLACES, bright_scene, town, truth_of, write_places
 from whatwhere.config import make_recipe
-from whatwhere.data.areas import deal_blocks, keep_apart, overlap, write_splits
+from whatwhere.data.areas import deal_blocks, keep_apart, with_labels, write_splits
 from whatwhere.data.augment import Augmentation
 from whatwhere.data.census import look
 from whatwhere.data.doctor import Survey, class_pixels, classes_of
@@ -139,7 +139,7 @@ def test_training_blocks_keep_off_the_others(tmp_path: Path) -> None:
     classes = classes_of(found, "")
     dealt = deal_blocks(found, classes, SHARES, 1)
     before = gaps(dealt, (640, 640))
-    found, splits = keep_apart(found, dealt)
+    found, splits = keep_apart(found, dealt, classes)
     after = gaps(splits, (640, 640))
     assert (before > 0).all() and np.array_equal(after > 1, before > 1)
     held = before > 1
@@ -163,8 +163,9 @@ def test_training_blocks_keep_off_the_others(tmp_path: Path) -> None:
 def test_a_gap_of_nothing_takes_nothing(tmp_path: Path) -> None:
     scene, labels, _ = town(tmp_path)
     found = look(Inputs.of(scene, labels=labels), Wish(), 0.0, QUIET)
-    dealt = deal_blocks(found, classes_of(found, ""), SHARES, 1)
-    assert keep_apart(found, dealt)[1] == dealt
+    classes = classes_of(found, "")
+    dealt = deal_blocks(found, classes, SHARES, 1)
+    assert keep_apart(found, dealt, classes)[1] == dealt
 
 
 def two_scenes(root: Path, shift: int, splits: tuple[str, str] | None = None) -> Path:
@@ -213,11 +214,6 @@ def test_one_block_cannot_be_dealt(tmp_path: Path) -> None:
         deal_blocks(found, classes_of(found, ""), SHARES, 1)
 
 
-def test_rectangles_that_touch_do_not_overlap() -> None:
-    assert not overlap((0, 0, 1, 1), (1, 0, 2, 1)) and not overlap(None, (0, 0, 1, 1))
-    assert overlap((0, 0, 1, 1), (0.9, 0.9, 2, 2))
-
-
 def test_where_the_splits_lie_is_written(tmp_path: Path) -> None:
     scene, labels, _ = town(tmp_path)
     found = survey(scene, labels=labels)
@@ -227,6 +223,43 @@ def test_where_the_splits_lie_is_written(tmp_path: Path) -> None:
     assert Counter(drawn.values) == {split: len(pairs) for split, pairs in splits.items()}
     keys = read_features(tmp_path / "splits.geojson", field="key").values
     assert sorted(keys) == sorted(pair.key for pair in found.pairs)
+
+
+def test_the_gap_holds_at_corners_and_between_scenes(tmp_path: Path) -> None:
+    found = survey(two_scenes(tmp_path, 256), Wish(chip_size=64))
+    classes = classes_of(found, "")
+    dealt = deal_blocks(found, classes, SHARES, 1)
+    _, splits = keep_apart(found, dealt, classes)
+
+    def place(block: Block) -> tuple[int, int, int, int]:
+        column = block.window.column + 256 * (block.scene.name == "b")
+        row = block.window.row
+        return row, column, row + block.window.height, column + block.window.width
+
+    trained = [place(block) for block in blocks_of(splits, "train")]
+    held = [place(block) for side in ("val", "test") for block in blocks_of(splits, side)]  # type: ignore[arg-type]
+    assert trained and held
+    for a in trained:
+        for b in held:
+            down, across = max(a[0] - b[2], b[0] - a[2]), max(a[1] - b[3], b[1] - a[3])
+            assert max(down, across) >= 16
+
+
+def test_blocks_without_a_known_number_are_left_out(tmp_path: Path) -> None:
+    scene, _, _ = town(tmp_path)
+    kinds = ["pond" if row < 256 and column < 256 else "house" for row, column, _, _ in PLACES]
+    kinds[-1] = "road"
+    labels = write_places(tmp_path / "l.gpkg", PLACES, columns={"kind": kinds})
+    found = survey(scene, labels=labels, class_field="kind")
+    classes = classes_of(found, "house,road")
+    left = with_labels(found, classes)
+    assert len(left.pairs) < len(found.pairs)
+    assert all(sum(class_pixels(left, [pair], classes)) for pair in left.pairs)
+    draws = Draws.of(found.pairs, found.facts, classes, 0.5)
+    assert draws is not None
+    bare = next(i for i, pair in enumerate(found.pairs) if pair not in left.pairs)
+    which, _ = draws.within(bare, np.random.default_rng(1))
+    assert which != bare and draws.blocks[which]
 
 
 # ---------------------------------------------------------------- values

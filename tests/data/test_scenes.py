@@ -13,7 +13,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from made_maps import NORTH_UP, make_pixels, write_scene
-from made_scenes import PLACES, bright_scene, town, truth_of, write_places
+from made_scenes import PLACES, add_layer, bright_scene, town, truth_of, write_places
 from whatwhere.data.census import check_present, look
 from whatwhere.data.doctor import Survey, check_classes, classes_of, summary
 from whatwhere.data.inputs import Inputs
@@ -146,6 +146,29 @@ def test_sparse_labels_have_no_background(tmp_path: Path) -> None:
     assert any("only 1.8% of the pixels lie in a shape" in str(p) for p in thin.problems)
 
 
+def test_layers_of_one_file(tmp_path: Path) -> None:
+    scene, _, _ = town(tmp_path)
+    places = {"roofs": [(0, 0, 60, 60)], "trees": [(300, 300, 90, 90)]}
+    for name, found in places.items():
+        add_layer(tmp_path / "l.gpkg", name, found)
+    for name, found in places.items():
+        mine = survey(scene, labels=tmp_path / "l.gpkg", layer=name)
+        assert np.array_equal(whole(mine)[0], truth_of(SIZE, found, [1]))
+        assert classes_of(mine, "").names == ["background", name]
+    text = f'layer = "trees"\n[[scene]]\nimage = "{scene.name}"\nlabels = "l.gpkg"\n'
+    listed = survey(write_list(tmp_path / "data.toml", text))
+    assert np.array_equal(whole(listed)[0], truth_of(SIZE, places["trees"], [1]))
+    told = errors(survey(scene, labels=tmp_path / "l.gpkg"))
+    assert told and "it has 2 layers: roofs, trees" in told[0]
+    told = errors(survey(scene, labels=tmp_path / "l.gpkg", layer="roof"))
+    assert told and "no layer 'roof'; it has roofs, trees" in told[0]
+    sparse = survey(scene, labels=tmp_path / "l.gpkg", layer="roofs", aoi=tmp_path / "l.gpkg")
+    assert (whole(sparse)[0] == 1).sum() == (whole(sparse)[0] >= 0).sum() == 60 * 60
+    labels = write_scene(tmp_path / "l.tif", np.ones((1, 640, 640), np.uint8))
+    with pytest.raises(UsageError, match="--layer is for shapes; this is a raster"):
+        survey(scene, labels=labels, layer="roofs")
+
+
 def test_lines_need_a_width(tmp_path: Path) -> None:
     import shapely
 
@@ -225,6 +248,28 @@ def test_classes_that_are_all_but_nodata_are_told(tmp_path: Path) -> None:
     assert np.array_equal(whole(found)[0] == 1, truth == 1)
     with pytest.raises(DataError, match=r"nothing but 1: .* Their nodata is 0: such pixels are"):
         classes_of(found, "")
+    with pytest.raises(DataError, match=r'name it: --classes "0=NAME,1=NAME"\.'):
+        classes_of(found, "")
+
+
+def test_a_number_that_is_named_is_a_class_whatever_the_file_says(tmp_path: Path) -> None:
+    truth = truth_of(SIZE, [(0, 0, 320, 320), (400, 0, 50, 50)], [1, 2])
+    scene = bright_scene(tmp_path / "s.tif", truth)
+    labels = write_scene(tmp_path / "l.tif", truth[None].astype(np.uint8), nodata=0)
+    for spec, named in (
+        ("0=ground,1=roof,2=tree", True),
+        ("1=roof,2=tree", False),
+        ("0=ignore,1=roof,2=tree", False),
+        ("roof,tree", False),
+    ):
+        found = survey(scene, Wish(spec=spec), labels=labels)
+        wanted = truth if named else np.where(truth == 0, -1, truth)
+        assert np.array_equal(whole(found)[0], wanted)
+        names = ["ground", "roof", "tree"] if named else ["roof", "tree"]
+        assert (
+            classes_of(found, spec).names == names
+            and check_classes(found, classes_of(found, spec)) == []
+        )
 
 
 @pytest.mark.parametrize(
@@ -427,3 +472,24 @@ def test_real_labels_that_are_sparse(real_data: Any) -> None:
     picked = classes_of(found, "developed,forest,herbaceous,sediment,shrubland,water")
     total = sum((one.numbers[0] for one in found.facts.values()), Counter[int]())
     assert [total[info.raw[0]] for info in picked] == [343, 749, 411, 57, 202, 149]
+
+
+def test_an_empty_file_among_several_is_background(tmp_path: Path) -> None:
+    for i, name in enumerate("ab"):
+        place = NORTH_UP @ Affine.translation(1000 * i, 0)
+        bright_scene(tmp_path / f"{name}.tif", truth_of((256, 256), [], []), transform=place)
+    write_places(tmp_path / "l" / "a.gpkg", [(9, 9, 60, 60)])
+    write_places(tmp_path / "l" / "b.gpkg", [(-900, 0, 9, 9)])
+    found = survey(tmp_path, labels=tmp_path / "l")
+    (warned,) = [p for p in found.problems if p.severity == "warning" and "b.gpkg" in p.file]
+    assert "they do not meet" in warned.cause and "b.tif is taken for background" in warned.remedy
+    assert not found.errors and not whole(found, "b")[0].any()
+    write_places(tmp_path / "l" / "a.gpkg", [(-900, 0, 9, 9)])
+    assert len(errors(survey(tmp_path, labels=tmp_path / "l"))) == 2
+
+
+def test_words_with_underscores_are_no_numbers() -> None:
+    from whatwhere.data.words import plain
+
+    texts = ("1_1", " 11 ", "+3.0", "1e2", "nan", "٣")
+    assert [plain(one) for one in texts] == ["1_1", "11", "3", "100", "nan", "٣"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from numpy.typing import NDArray
 
 from whatwhere.errors import DataError
 from whatwhere.grid import Grid
@@ -108,3 +109,35 @@ def test_a_local_system_has_its_origin_where_it_was_asked_for() -> None:
     local = local_system("EPSG:3857", 1e6, 6e6)
     assert np.abs(move_points(np.array([1e6]), np.array([6e6]), "EPSG:3857", local)).max() < 1e-3
     assert local_system("EPSG:4326", 0, 95) == "EPSG:4326"
+
+
+def box(*bounds: float) -> NDArray[np.object_]:
+    return np.array([shapely.box(*bounds)])
+
+
+def test_areas_hold_for_large_shapes_at_the_poles_and_across_180_degrees() -> None:
+    earth = 510_065_621_724_089  # of the WGS 84 ellipsoid [m²]
+    assert areas_m2(box(-180, -90, 180, 90), "EPSG:4326")[0] == pytest.approx(earth, rel=1e-9)
+    holed = np.array([shapely.box(-180, -90, 180, 90) - shapely.box(-10, -10, 10, 10)])
+    hole = areas_m2(box(-10, -10, 10, 10), "EPSG:4326")[0]
+    assert areas_m2(holed, "EPSG:4326")[0] == pytest.approx(earth - hole, rel=1e-9)
+    # A zone between two parallels takes its share of longitude, wherever it begins.
+    one, other = (
+        areas_m2(box(170, 60, 190, 70), "EPSG:4326"),
+        areas_m2(box(0, 60, 20, 70), "EPSG:4326"),
+    )
+    assert one[0] == pytest.approx(other[0], rel=1e-12)
+    # The same ground in another system: a square of 10 km across 180 degrees, in UTM.
+    east = box(829_000, 10_000, 839_000, 20_000)
+    assert areas_m2(east, "EPSG:32660")[0] == pytest.approx(1e8 / 1.0009**2, rel=2e-3)
+    world = box(-20037508.34, 6e6, 20037508.34, 1e7)
+    top, bottom = (2 * np.arctan(np.exp(y / 6378137)) - np.pi / 2 for y in (1e7, 6e6))
+    sphere = 2 * np.pi * 6371007.2**2 * (np.sin(top) - np.sin(bottom))
+    assert areas_m2(world, "EPSG:3857")[0] == pytest.approx(sphere, rel=5e-3)
+
+
+def test_an_area_does_not_depend_on_its_neighbours() -> None:
+    small = shapely.box(85.1, 27.1, 85.2, 27.2)
+    alone = areas_m2(np.array([small]), "EPSG:4326")[0]
+    far = np.array([small, shapely.box(-179, -60, -170, -50), shapely.box(179, 0, 179.5, 1)])
+    assert areas_m2(far, "EPSG:4326")[0] == alone and np.isfinite(areas_m2(far, "EPSG:4326")).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -730,3 +731,26 @@ def test_too_little_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Raster, "_masked", full)
     with pytest.raises(DataError, match=r"a\.tif: the memory is too small for it\. Take a smaller"):
         raster.read(whole(raster))
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [(-3.402823e38, -3.4028234663852886e38), (-1.7976931348623157e308, -3.4028234663852886e38)],
+)
+def test_the_least_float_is_no_data_however_it_is_written(
+    tmp_path: Path, tag: float, value: float
+) -> None:
+    pixels = np.ones((2, 20, 30), dtype=np.float32)
+    pixels[0, :5] = value
+    path = write_scene(tmp_path / "a.tif", pixels)
+    raster = dataclasses.replace(open_raster(path), nodata=(tag, tag))
+    _, valid = raster.read(Window(0, 0, 20, 30))
+    assert not valid[:5].any() and valid[5:].all()
+
+
+def test_a_nodata_that_the_numbers_cannot_hold_is_refused(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "a.tif", make_pixels(20, 20))
+    with pytest.raises(DataError, match=r"300 cannot stand for no data.*from 0 to 255"):
+        open_raster(path, nodata=300)
+    with pytest.raises(DataError, match=r"0\.5 cannot stand for no data"):
+        open_raster(path, nodata=0.5)

@@ -644,11 +644,9 @@ def test_the_memory_told_is_what_a_run_keeps(name: str) -> None:
 
 def test_memory_on_the_way_through_is_counted_as_it_comes_and_goes() -> None:
     def layers(count: int) -> nn.Module:
-        net = nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(count)])
-        net.in_channels = 4  # type: ignore[assignment]
-        return net
+        return nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(count)])
 
     plane = 4 * 512 * 512 * 4 / 2**20  # four channels of 32 bits
     # What goes in, what comes out, and the one before: more layers do not hold more.
-    assert inference_memory_mb(layers(2), 512) == pytest.approx(2 * plane, abs=plane + 1)
-    assert inference_memory_mb(layers(9), 512) == inference_memory_mb(layers(3), 512)
+    assert inference_memory_mb(layers(2), 4, 512) == pytest.approx(2 * plane, abs=plane + 1)
+    assert inference_memory_mb(layers(9), 4, 512) == inference_memory_mb(layers(3), 4, 512)

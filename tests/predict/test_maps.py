@@ -37,7 +37,7 @@ from whatwhere.predict.parts import STEPS, Parts
 from whatwhere.predict.plan import load_plan
 from whatwhere.talk import QUIET, Talk
 from whatwhere.tiling import make_lattice
-from whatwhere.types import Geometry, Window
+from whatwhere.types import Bands, Geometry, Window
 
 HALF = MapOptions(thresholds=(0.5,))
 
@@ -137,6 +137,26 @@ def test_blended_blocks_agree_with_each_other(tmp_path: Path) -> None:
     part = answer(seg, scene, Window(130, 201, 333, 111))
     assert np.abs(part - whole[:, 130 : 130 + 333, 201 : 201 + 111]).max() < 1e-6
     assert 0 < seg.disagreement < 1
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_tile_that_reaches_into_several_blocks_is_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = write_scene(tmp_path / "s.tif", make_pixels(1100, 1300))
+    net = blind(tile=320)
+    runs: list[int] = []
+    original = net.backend.run
+    monkeypatch.setattr(
+        net.backend, "run", lambda images: (runs.append(len(images)), original(images))[1]
+    )
+    options = MapOptions(thresholds=(0.5,), overlap=32)
+    map_scene([net], scene, tmp_path / "a.tif", options, QUIET)
+    assert sum(runs) == 5 * 6  # cores of 256 px
+    monkeypatch.setattr("whatwhere.predict.blocks._REMEMBERED", 0)
+    map_scene([net], scene, tmp_path / "b.tif", options, QUIET)
+    assert sum(runs) > 2 * 5 * 6
+    assert digest(tmp_path / "a.tif") == digest(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize("overlap", [None, 32])
@@ -429,6 +449,82 @@ def test_a_block_without_data_is_not_computed(
     assert (tmp_path / "map.tif").stat().st_size < 20000
 
 
+def test_a_valid_pixel_in_coarse_ones_without_data_has_its_answer(tmp_path: Path) -> None:
+    pixels = np.zeros((3, 400, 400), dtype=np.uint8)
+    pixels[:, ::4, ::4] = 90  # a sixteenth of every pixel of 2 m has data
+    scene = write_scene(tmp_path / "s.tif", pixels, nodata=0)
+    seg = segmenter(make_predictor(classes=make_classes(3, "multiclass")), 512, factor=0.25)
+    found = seg.answer(seg.read(open_raster(scene), Window(0, 0, 400, 400)))
+    assert found.valid.sum() == 100 * 100
+    np.testing.assert_allclose(found.probabilities[:, found.valid].sum(axis=0), 1, atol=1e-4)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_scene_that_changes_meanwhile_is_refused(
+    tmp_path: Path, net: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = write_scene(tmp_path / "s.tif", make_pixels(600, 1100))
+    original, calls = Segmenter.answer, []
+
+    def change(self: Segmenter, seen: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            write_scene(scene, make_pixels(600, 1100, seed=9))
+        return original(self, seen)
+
+    monkeypatch.setattr(Segmenter, "answer", change)
+    with pytest.raises(DataError, match="the file has changed since work on it began"):
+        map_scene([net], scene, tmp_path / "map.tif", HALF, QUIET)
+    assert not (tmp_path / "map.tif").exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_shard_that_comes_late_finds_the_map(
+    tmp_path: Path, net: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = write_scene(tmp_path / "s.tif", make_pixels(600, 1100))
+    out = tmp_path / "map.tif"
+    shards = [MapOptions(thresholds=(0.5,), shard=(i, 2)) for i in (1, 2)]
+    for options in shards:
+        map_scene([net], scene, out, options, QUIET)
+    before = digest(out)
+    monkeypatch.setattr(Segmenter, "answer", lambda *_: pytest.fail("computed again"))
+    again = map_scene([net], scene, out, shards[0], QUIET)
+    assert again.files == (out,) and digest(out) == before
+    assert not Path(f"{out}.parts").exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_of_two_that_finish_together_one_puts_the_map_together(
+    tmp_path: Path, net: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = write_scene(tmp_path / "s.tif", make_pixels(600, 600))
+    out = tmp_path / "map.tif"
+    original = maps.assemble
+
+    def late(parts: Parts, *rest: Any) -> Any:
+        monkeypatch.setattr(maps, "assemble", original)
+        original(parts, *rest)  # the other one was quicker
+        maps.remove_parts(parts.folder)
+        return original(parts, *rest)
+
+    monkeypatch.setattr(maps, "assemble", late)
+    made = map_scene([net], scene, out, HALF, QUIET)
+    assert made.files == (out,) and out.is_file()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_parts_without_their_plan_are_nobodys(tmp_path: Path, net: Predictor) -> None:
+    scene = write_scene(tmp_path / "s.tif", make_pixels(600, 600))
+    out = tmp_path / "map.tif"
+    map_scene([net], scene, out, MapOptions(thresholds=(0.2,), shard=(1, 2)), QUIET)
+    (Path(f"{out}.parts") / "plan.json").unlink()
+    map_scene([net], scene, out, MapOptions(thresholds=(0.8,)), QUIET)
+    fresh = tmp_path / "fresh.tif"
+    map_scene([net], scene, fresh, MapOptions(thresholds=(0.8,)), QUIET)
+    assert digest(out) == digest(fresh)
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
@@ -445,6 +541,8 @@ def test_what_cannot_be_mapped_is_told(tmp_path: Path, net: Predictor) -> None:
         map_scene([net], scene, scene, HALF, QUIET)
     with pytest.raises(UsageError, match="same classes and bands"):
         map_scene([net, make_predictor(bands=("grey",))], scene, out, HALF, QUIET)
+    with pytest.raises(UsageError, match="same pixel size"):
+        map_scene([net, make_predictor(pixel_size=2.0)], scene, out, HALF, QUIET)
     stretched = make_predictor()
     stretched.card = stretched.card.replace(resize=(128, 128))
     with pytest.raises(UsageError, match=r"128×128 px, which is not for scenes"):
@@ -458,6 +556,12 @@ def test_bands_are_found_by_name_then_by_number(tmp_path: Path) -> None:
         file.descriptions = ("nir", "Red", "green", "blue")
     raster = open_raster(path)
     assert bands_in(make_predictor().card, raster) == (2, 3, 4)
+    false_colour = make_predictor(bands=("swir", "red", "green")).card
+    numbered = false_colour.replace(bands=Bands(false_colour.bands.names, (1, 2, 3)))
+    with pytest.raises(DataError, match=r"(?s)1 nir, 2 Red, .*1 swir, 2 red, 3 green"):
+        bands_in(numbered, raster)
+    plain = write_scene(tmp_path / "plain.tif", make_pixels(20, 20))
+    assert bands_in(numbered, open_raster(plain)) == (1, 2, 3)  # nobody named these
     other = make_predictor(bands=("vv", "vh", "dem")).card
     with pytest.raises(DataError, match=r"(?s)1 nir, 2 Red, .*vv, vh, dem"):
         bands_in(other, raster)

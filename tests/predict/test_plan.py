@@ -34,8 +34,7 @@ from whatwhere.predict.plan import (
     parse_shard,
     require_space,
 )
-from whatwhere.tiling import Lattice
-from whatwhere.types import Classes, ClassInfo, Geometry
+from whatwhere.types import Classes, ClassInfo
 
 GRID = Grid("LOCAL_CS", Affine(0.1, 0.2, 1 / 3, 0.3, -0.1, 7), 700, 900)
 SLURM = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "4"}
@@ -299,14 +298,25 @@ def test_a_change_at_either_end_of_a_large_scene_is_seen(tmp_path: Path) -> None
 
 def test_a_scene_that_is_no_file_is_known_by_its_name(tmp_path: Path) -> None:
     raster = open_raster(write_scene(tmp_path / "a.tif", make_pixels(20, 20)))
-    remote = dataclasses.replace(raster, path=Path("https://example.org/a.tif"))
-    assert describe_scene(remote) == {"name": "a.tif", "bytes": None, "digest": ""}
+    remote = dataclasses.replace(
+        raster, path=Path("https://example.org/a.tif"), trust=True, files=()
+    )
+    assert describe_scene(remote) == {
+        **{"name": str(remote.path), "bytes": None, "digest": ""},
+        "files": [],
+    }
 
 
 def test_blocks_shrink_where_a_pixel_has_many_probabilities() -> None:
-    lattice = Lattice(256, 32, Geometry(16, 32), blend=False)
-    sides = [block_of(lattice, planes) for planes in (1, 16, 17, 64, 65, 256, 257, 5000)]
+    sides = [block_of(planes, 1.0) for planes in (1, 16, 17, 64, 65, 256, 257, 5000)]
     assert sides == [2048, 2048, 1024, 1024, 512, 512, 512, 512]
+    assert [block_of(1, factor) for factor in (0.3, 1.5, 1.6, 4, 20)] == [
+        2048,
+        2048,
+        1024,
+        512,
+        512,
+    ]
 
 
 def test_no_data_is_the_highest_number_that_no_class_has() -> None:

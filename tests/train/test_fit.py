@@ -20,7 +20,7 @@ from whatwhere.data.plan import plan_data
 from whatwhere.errors import NumericsError
 from whatwhere.talk import Talk
 from whatwhere.train.fit import Epoch, History, Weights, fit
-from whatwhere.train.schedule import Plateau, Stopper
+from whatwhere.train.schedule import Plateau, Stopper, rate_at
 
 QUIET = Talk(quiet=True)
 
@@ -138,6 +138,29 @@ def test_epochs_see_other_changes_and_runs_see_the_same(tmp_path: Path) -> None:
         for j in range(i):
             rows = {tuple(chip.flatten().tolist()) for chip in epochs[i]}
             assert not rows & {tuple(chip.flatten().tolist()) for chip in epochs[j]}
+
+
+def test_short_epochs_go_through_all_chips_and_the_rate_ends_at_its_end(tmp_path: Path) -> None:
+    data = salt_folder(tmp_path / "data", 20, (32, 32))
+    short = {"epoch_chips": 5, "batch_size": 2, "augment": False, "seed": 1}
+    recipe = make_recipe(epochs=3, schedule="cosine", stop_patience=0, **short)
+    plan = plan_data(data, recipe, QUIET)
+    chips = len(plan.splits["train"])
+    assert chips == 14 and len(plan.loader("train")) == 3
+    assert len(plan.loader("val")) == 2, "validation is as it was"
+
+    def seen(workers: int) -> list[Tensor]:
+        net = OneWeight(0.1)
+        feed = plan.loader("train", workers), plan.loader("val")
+        history = fit(net, *feed, recipe, "binary", 2, on_best=lambda _w, _r: None, talk=QUIET)
+        assert history.epochs[-1].lr == pytest.approx(rate_at(8, 9, recipe))
+        return net.seen
+
+    first = seen(0)
+    assert [len(one) for one in first] == [2, 2, 1] * 3
+    shown = [chip.numpy().tobytes() for one in first for chip in one]
+    assert len(set(shown)) == chips and len(set(shown[:14])) == chips
+    assert all(torch.equal(a, b) for a, b in zip(first, seen(1), strict=True))
 
 
 def test_few_steps_make_batch_norm_forget_faster_and_many_do_not() -> None:

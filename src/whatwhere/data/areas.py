@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatwhere.data.census import BlockFacts
-from whatwhere.data.doctor import Survey
-from whatwhere.data.scenes import Block, Scene
+from whatwhere.data.doctor import Facts, Survey
+from whatwhere.data.scenes import Block, SceneSource
 from whatwhere.data.sources import SPLITS, Pair, Split
 from whatwhere.errors import DataError, Problem
-from whatwhere.grid import Grid
-from whatwhere.io.crs import LONGITUDE_LATITUDE, move_points, move_shapes
-from whatwhere.io.vector import write_features
-from whatwhere.types import Classes
+from whatwhere.io.crs import LONGITUDE_LATITUDE, move_shapes
+from whatwhere.io.footprints import Ground, outline
+from whatwhere.io.vector import read_features, write_features
+from whatwhere.types import Classes, Window
 
-Box = tuple[float, float, float, float]
+Sides = tuple[bool, bool, bool, bool]
+"""Top, left, bottom, right."""
+
+_NONE: Sides = (False, False, False, False)
 _FEW = 4
-_TOUCH = 1e-3  # share of a rectangle's side that two may overlap by rounding
 
 
 def deal_blocks(
@@ -41,7 +43,7 @@ def deal_blocks(
     """
     blocks = [pair for pair in survey.pairs if isinstance(pair, Block)]
     if any(block.split for block in blocks):
-        _require_apart([block.scene for block in blocks])
+        _require_apart(blocks)
         given: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
         for block in blocks:
             given[block.split or "train"].append(block)
@@ -64,6 +66,12 @@ def _deal(
     seed: int,
 ) -> dict[Split, list[Pair]]:
     groups = _groups(survey, blocks)
+    if len(groups) < 2 and len(blocks) > 1:
+        raise DataError(
+            f"the {len(blocks)} blocks with labels are alike, or of one ground, as scenes overlap: "
+            "they cannot be dealt out. Cut off what is there twice, or give the splits in a "
+            "data.toml."
+        )
     if len(groups) < 2:
         raise DataError(
             f"there {'is' if len(groups) == 1 else 'are'} {len(groups)} block"
@@ -134,90 +142,139 @@ def _groups(survey: Survey, blocks: Sequence[Block]) -> list[list[Block]]:
     for i, block in enumerate(blocks):
         digest = survey.facts[block.key].digest
         top[root(i)] = root(first.setdefault(digest, i))
-    if len({id(block.scene) for block in blocks}) > 1:
-        boxes = [ground_box(block.scene.raster.grid.part(block.window)) for block in blocks]
-        for i, j in itertools.combinations(range(len(blocks)), 2):
-            if blocks[i].scene is not blocks[j].scene and overlap(boxes[i], boxes[j]):
-                top[root(i)] = root(j)
+    for i, j in _same_ground(blocks):
+        top[root(i)] = root(j)
     groups: dict[int, list[Block]] = {}
     for i, block in enumerate(blocks):
         groups.setdefault(root(i), []).append(block)
     return list(groups.values())
 
 
-def ground_box(grid: Grid) -> Box | None:
-    """West, south, east and north of a grid in degrees; None where it has no place."""
-    if not grid.crs:
-        return None
-    xs, ys = (np.array(one, dtype=np.float64) for one in zip(*grid.corners, strict=True))
-    xs, ys = move_points(xs, ys, grid.crs, LONGITUDE_LATITUDE)
-    box = float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
-    return box if np.isfinite(box).all() else None
+def _finder(blocks: Sequence[Block], reach: float) -> Callable[[Block], list[int]]:
+    """Return what tells which of some blocks come nearer to one than so many of its pixels.
+
+    Scenes without coordinates lie each in a world of its own.
+    """
+
+    def world(block: Block) -> int:
+        return 0 if block.scene.raster.grid.is_placed else id(block.scene)
+
+    members: dict[int, list[int]] = {}
+    for i, block in enumerate(blocks):
+        members.setdefault(world(block), []).append(i)
+    grounds = {}
+    for where, numbers in members.items():
+        grids = [blocks[i].scene.raster.grid.part(blocks[i].window) for i in numbers]
+        shapes = np.array([outline(grid) for grid in grids], dtype=object)
+        grounds[where] = Ground([grid.crs for grid in grids], shapes, reach)
+
+    def near(block: Block) -> list[int]:
+        where = world(block)
+        if where not in grounds:
+            return []
+        found = grounds[where].near(block.scene.raster.grid, block.window)
+        return [members[where][i] for i in sorted(found)]
+
+    return near
 
 
-def overlap(one: Box | None, other: Box | None) -> bool:
-    """Whether two rectangles share more than an edge."""
-    if one is None or other is None:
-        return False
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    wide = min(one[2] - one[0], other[2] - other[0])
-    high = min(one[3] - one[1], other[3] - other[1])
-    return across > _TOUCH * wide and down > _TOUCH * high
+def _same_ground(blocks: Sequence[Block]) -> Iterator[tuple[int, int]]:
+    """Yield which blocks of different scenes show the same ground."""
+    if len({id(block.scene) for block in blocks}) < 2:
+        return
+    near = _finder(blocks, 0)
+    for i, block in enumerate(blocks):
+        for j in near(block):
+            if blocks[j].scene is not block.scene:
+                yield i, j
 
 
-def _require_apart(scenes: Sequence[Scene]) -> None:
+def _require_apart(blocks: Sequence[Block]) -> None:
     """Refuse scenes of different splits that show the same ground."""
-    unique = list({id(scene): scene for scene in scenes}.values())
-    boxes = [ground_box(scene.raster.grid) for scene in unique]
-    problems = [
-        Problem(
-            "error",
-            str(unique[i].raster.path),
-            f"it shows ground that {unique[j].raster.path} shows too, and one is in the split "
-            f"{unique[i].split or 'train'}, the other in {unique[j].split or 'train'}.",
-            "Put both into one split, or cut one off.",
-        )
-        for i, j in itertools.combinations(range(len(unique)), 2)
-        if (unique[i].split or "train") != (unique[j].split or "train")
-        and overlap(boxes[i], boxes[j])
-    ]
+    told = {}
+    for i, j in _same_ground(blocks):
+        one, other = sorted((blocks[i], blocks[j]), key=lambda block: block.scene.name)
+        split, its = one.split or "train", other.split or "train"
+        if split != its:
+            told[one.scene.name, other.scene.name] = Problem(
+                "error",
+                str(one.image),
+                f"it shows ground that {other.image} shows too, and one is in the split {split}, "
+                f"the other in {its}.",
+                "Put both into one split, or cut one off.",
+            )
+    problems = [told[names] for names in sorted(told)]
     if problems:
         raise DataError("\n".join(str(problem) for problem in problems), problems)
 
 
+def with_labels(survey: Survey, classes: Classes) -> Survey:
+    """Return a survey without the blocks in which no pixel is of a class."""
+    if not isinstance(survey.source, SceneSource):
+        return survey
+    facts = {key: one for key, one in survey.facts.items() if _counts(one, classes)}
+    return dataclasses.replace(survey, facts=facts)
+
+
+def _counts(facts: Facts, classes: Classes) -> bool:
+    return any(facts.numbers[0][number] for info in classes for number in info.raw)
+
+
 def keep_apart(
-    survey: Survey, splits: Mapping[Split, Sequence[Pair]]
+    survey: Survey, splits: Mapping[Split, Sequence[Pair]], classes: Classes
 ) -> tuple[Survey, dict[Split, list[Pair]]]:
-    """Move the sides of training blocks back where a block of another split touches them.
+    """Move the sides of training blocks back where a block of another split is near.
 
     Returns:
         The survey with the facts of what is left, and the splits; training blocks of which nothing
         that counts is left are gone.
     """
-    where = {
-        (id(pair.scene), *pair.at): split
+    held = [
+        pair
         for split, pairs in splits.items()
         for pair in pairs
-        if isinstance(pair, Block)
-    }
+        if isinstance(pair, Block) and split != "train"
+    ]
+    gap = max((one.gap for one in survey.facts.values() if isinstance(one, BlockFacts)), default=0)
+    if not held or not gap:
+        return survey, {split: list(pairs) for split, pairs in splits.items()}
+    near = _finder(held, gap)
     facts = dict(survey.facts)
     train: list[Pair] = []
+    lost = []
     for pair in splits["train"]:
         mine = facts[pair.key]
         if isinstance(pair, Block) and isinstance(mine, BlockFacts):
-            row, column = pair.at
-            beside = ((row - 1, column), (row, column - 1), (row + 1, column), (row, column + 1))
-            sides = [where.get((id(pair.scene), *at), "train") != "train" for at in beside]
-            if any(sides) and mine.gap:
-                window, left = mine.trimmed((sides[0], sides[1], sides[2], sides[3]))
-                facts[pair.key] = left
-                pair = pair.part(window)
-                if not left.numbers[0].total():
-                    del facts[pair.key]
-                    continue
+            sides = _sides(pair, gap, near)
+            window, left = mine.trimmed(sides or _NONE)
+            if sides is None or not _counts(left, classes):
+                del facts[pair.key]
+                lost.append(pair)
+                continue
+            facts[pair.key], pair = left, pair.part(window)
         train.append(pair)
-    return dataclasses.replace(survey, facts=facts), {**splits, "train": train}  # type: ignore[dict-item]
+    problems = survey.problems
+    if lost:
+        cause = f"{len(lost)} training blocks are too near others, such as {lost[0].key}."
+        problem = Problem("warning", str(lost[0].image), cause, "They are left out.")
+        problems = (*problems, problem)
+    left_over = dataclasses.replace(survey, facts=facts, problems=problems)
+    return left_over, {**{split: list(pairs) for split, pairs in splits.items()}, "train": train}
+
+
+def _sides(block: Block, gap: int, near: Callable[[Block], list[int]]) -> Sides | None:
+    """Choose the sides of a block that are moved back by a gap, so that most of it is left.
+
+    None where nothing is left that is near no other.
+    """
+    best, most = None, 0
+    for top, left, bottom, right in itertools.product((False, True), repeat=4):
+        height = block.window.height - gap * (top + bottom)
+        width = block.window.width - gap * (left + right)
+        part = Window(gap * top, gap * left, height, width)
+        if min(height, width) > 0 and height * width > most and not near(block.part(part)):
+            best, most = (top, left, bottom, right), height * width
+    return best
 
 
 def write_splits(path: Path, splits: Mapping[Split, Sequence[Pair]]) -> None:
@@ -226,8 +283,6 @@ def write_splits(path: Path, splits: Mapping[Split, Sequence[Pair]]) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    import shapely
-
     rows = [
         (split, pair)
         for split, pairs in splits.items()
@@ -239,8 +294,8 @@ def write_splits(path: Path, splits: Mapping[Split, Sequence[Pair]]) -> None:
     shapes = []
     for _, block in rows:
         grid = block.scene.raster.grid.part(block.window)
-        square = np.array([shapely.Polygon(grid.corners)])
-        shapes.append(move_shapes(square, grid.crs, LONGITUDE_LATITUDE)[0])
+        place = np.array([outline(grid)], dtype=object)
+        shapes.append(move_shapes(place, grid.crs, LONGITUDE_LATITUDE)[0])
     columns: dict[str, NDArray[Any]] = {
         "scene": np.array([block.scene.name for _, block in rows]),
         "split": np.array([split for split, _ in rows]),
@@ -249,3 +304,25 @@ def write_splits(path: Path, splits: Mapping[Split, Sequence[Pair]]) -> None:
     for name in ("row", "column", "height", "width"):
         columns[name] = np.array([getattr(block.window, name) for _, block in rows])
     write_features(path, LONGITUDE_LATITUDE, np.array(shapes), columns)
+
+
+def same_ground(path: Path, pairs: Sequence[Pair]) -> dict[str, set[str]]:
+    """Return the keys of blocks that show ground of a run's blocks, by these blocks' split.
+
+    Args:
+        path: As `write_splits` wrote it; where there is none, nothing is known.
+        pairs: Of any data; images lie nowhere.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    blocks = [pair for pair in pairs if isinstance(pair, Block) and pair.scene.raster.grid.crs]
+    found: dict[str, set[str]] = {split: set() for split in SPLITS}
+    if not blocks or not path.is_file():
+        return found
+    seen = read_features(path, field="split")
+    ground = Ground([seen.crs] * len(seen.shapes), seen.shapes, 0)
+    for block in blocks:
+        for i in ground.near(block.scene.raster.grid, block.window):
+            found.setdefault(seen.values[i], set()).add(block.key)
+    return found

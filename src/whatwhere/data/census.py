@@ -26,6 +26,7 @@ MOST_PLACES = 1000
 """Places that are kept of each class in each block."""
 
 _MOST_VALUES = 1_000_000  # pixels that are kept of all scenes, to measure their values
+_LEAST_VALUES = 100  # of them that are kept of a block, if it has so many
 _THIN = 0.2  # share of the valid pixels in shapes below which their outside is doubtful
 
 
@@ -37,12 +38,15 @@ class BlockFacts(Facts):
         zones: How many pixels that count hold each number, in nine zones: the strips along its
             sides that a gap may take, and the middle; row by row.
         gap: Width of these strips [px].
+        whole: Whether every pixel has data.
         places: `(N, 2)` rows and columns of some pixels of each number.
-        values: `(C, N)` the values of some valid pixels, an even share of all.
+        values: `(C, N)` the values of some valid pixels: an even share of all, and more of blocks
+            that have few.
     """
 
     zones: tuple[Counter[int], ...] = field(repr=False)
     gap: int
+    whole: bool
     places: Mapping[int, NDArray[np.int32]] = field(repr=False)
     values: NDArray[Any] = field(repr=False)
 
@@ -100,12 +104,13 @@ def survey_scenes(source: SceneSource, gap: float, talk: Talk) -> Survey:
     strip = min(round(gap * source.chip), source.side // 4)
     total = sum(scene.raster.size[0] * scene.raster.size[1] for scene in source.scenes)
     share = min(1.0, _MOST_VALUES / max(total, 1))
+    least = max(_LEAST_VALUES, _MOST_VALUES // (4 * max(len(source.blocks), 1)))
     data: Counter[str] = Counter()
     broken: set[str] = set()
     if not any(problem.severity == "error" for problem in problems):
         for block in talk.track(source.blocks, "looking at the scenes", len(source.blocks)):
             try:
-                found, pixels = _look(block, strip, share)
+                found, pixels = _look(block, strip, (share, least))
             except DataError as error:
                 problems += error.problems or [Problem("error", str(block.image), str(error), "")]
                 broken.add(block.scene.name)
@@ -120,8 +125,14 @@ def survey_scenes(source: SceneSource, gap: float, talk: Talk) -> Survey:
     return Survey(source, facts, tuple(problems))
 
 
-def _look(block: Block, strip: int, share: float) -> tuple[BlockFacts | None, int]:
-    """Read one block; None where no pixel counts. Also how many pixels have data."""
+def _look(block: Block, strip: int, sample: tuple[float, int]) -> tuple[BlockFacts | None, int]:
+    """Read one block; None where no pixel counts. Also how many pixels have data.
+
+    Args:
+        block: What is read.
+        strip: Width of the strips along its sides [px].
+        sample: Which share of the values is kept, and about how many at the least.
+    """
     pixels, valid = block.read()
     digest = hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
@@ -134,6 +145,7 @@ def _look(block: Block, strip: int, share: float) -> tuple[BlockFacts | None, in
     if not counted.any():
         return None, there
     zones = _zones(numbers, counted, strip)
+    share = max(sample[0], sample[1] / there)
     taken = valid & (rng.random(valid.shape, dtype=np.float32) < share)
     return BlockFacts(
         size=valid.shape,
@@ -144,6 +156,7 @@ def _look(block: Block, strip: int, share: float) -> tuple[BlockFacts | None, in
         numbers=(sum(zones, Counter[int]()),),
         zones=zones,
         gap=strip,
+        whole=bool(valid.all()),
         places=_places(numbers, counted, rng),
         values=pixels[:, taken],
     ), there

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from whatwhere.errors import DataError, UsageError
 from whatwhere.types import COLOR_FLAG, Classes, ClassInfo, Role, Task, default_color
+
+FILE = "classes.toml"
+"""A folder of images and masks may say in it what the masks' numbers mean."""
 
 _FULL = (255, 65535)  # "white" in 8 and 16 bits
 _IGNORE = ("ignore", "ignored", "unlabelled", "unlabeled")
@@ -69,6 +74,59 @@ def find_labels(
         for i, label in enumerate(labels)
     )
     return Classes(infos, "multilabel")
+
+
+def named_numbers(spec: str) -> frozenset[int]:
+    """Return the numbers that a class table calls classes; what it cannot read names none."""
+    try:
+        return frozenset(number for info in find_classes([], spec) for number in info.raw)
+    except (DataError, UsageError):
+        return frozenset()
+
+
+def spec_of(classes: Classes, ignored: int) -> str:
+    """Return the class table of written masks, as `find_classes` reads it.
+
+    A comma in a name becomes a semicolon, and a name that would stand for pixels that do not count
+    gets a full stop.
+
+    Args:
+        classes: What was written.
+        ignored: What was written where no class is known.
+
+    Raises:
+        UsageError: Two classes would get one name, or one would get none.
+    """
+    names = [info.name.replace(",", ";").strip() for info in classes]
+    names = [f"{name}." if name.lower() in _IGNORE else name for name in names]
+    if len(set(names)) < len(names) or not all(names):
+        raise UsageError(f"the classes {', '.join(classes.names)} cannot be told apart in a table.")
+    rows = [f"{info.value}={name}" for info, name in zip(classes, names, strict=True)]
+    return ",".join([*rows, f"{ignored}=ignore"])
+
+
+def kept_spec(folder: Path) -> str:
+    """Return the class table that a folder of images and masks gives; empty where it gives none.
+
+    Raises:
+        DataError: Its file cannot be read.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return ""
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: the class table cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: this is not TOML: {error}.") from error
+    spec = told.get("classes")
+    if set(told) != {"classes"} or not isinstance(spec, str) or "=" not in spec:
+        raise DataError(
+            f"{path}: it must hold one line such as classes = "
+            '"0=background,1=roof,255=ignore", and nothing else.'
+        )
+    return spec
 
 
 def describe(classes: Classes) -> str:

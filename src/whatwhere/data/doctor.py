@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whatwhere.data.classes import find_classes, find_labels, written
+from whatwhere.data.classes import FILE, find_classes, find_labels, kept_spec, written
 from whatwhere.data.scenes import SceneSource
 from whatwhere.data.sources import SPLITS, Pair, Source
 from whatwhere.data.words import single_table, table_of
@@ -111,13 +111,24 @@ def classes_of(survey: Survey, spec: str) -> Classes:
         by_label = [[one[i] for one in numbers] for i in range(len(survey.source.labels))]
         return find_labels(survey.source.labels, by_label, spec)
     try:
-        classes = find_classes([one[0] for one in numbers], spec)
+        classes = _folder_classes(survey.source.root, [one[0] for one in numbers], spec)
     except DataError as error:
         jpegs = [p.masks[0] for p in survey.pairs if p.masks[0].suffix.lower() in _JPEG]
         if not jpegs:
             raise
         raise DataError(f"{error} Masks saved as JPEG ({jpegs[0].name}) blur numbers.") from error
     return classes
+
+
+def _folder_classes(root: Path, numbers: Sequence[Counter[int]], spec: str) -> Classes:
+    """Take the table of the user, else the folder's own, else what the numbers tell."""
+    kept = "" if spec else kept_spec(root)
+    try:
+        return find_classes(numbers, spec or kept)
+    except UsageError as error:
+        if not kept:
+            raise
+        raise DataError(f"{root / FILE}: {error}") from error
 
 
 def _scene_classes(source: SceneSource, numbers: Sequence[Counter[int]], spec: str) -> Classes:
@@ -133,9 +144,15 @@ def _scene_classes(source: SceneSource, numbers: Sequence[Counter[int]], spec: s
             raise
         raise DataError(
             f"{error} Their nodata is {', '.join(f'{mark:g}' for mark in source.label_nodata)}: "
-            "such pixels are not labelled. If it is a class, take the mark out "
-            "(gdal_edit.py -unsetnodata)."
+            "such pixels are not labelled. If it is a class, name it: --classes "
+            f'"{_numbered([*total, *source.label_nodata])}".'
         ) from error
+
+
+def _numbered(numbers: Sequence[float]) -> str:
+    """A class table to complete."""
+    whole = sorted({int(number) for number in numbers if float(number).is_integer()})
+    return ",".join(f"{number}=NAME" for number in whole)
 
 
 def bands_of(survey: Survey, mode: str) -> Bands:

@@ -61,10 +61,12 @@ class Draws:
         at = int(rng.choice(len(which), p=weights))
         return int(which[at]), self._one(places[at], rng)
 
-    def within(self, block: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Draw a class of a block evenly, and one of its pixels: row and column."""
+    def within(self, block: int, rng: np.random.Generator) -> tuple[int, tuple[int, int]]:
+        """Draw a class of a block evenly, and one of its pixels; of another one if it has none."""
         places = self.blocks[block]
-        return self._one(places[int(rng.integers(len(places)))], rng)
+        if not places:
+            return self.anywhere(rng)
+        return block, self._one(places[int(rng.integers(len(places)))], rng)
 
     def _one(self, places: Places, rng: np.random.Generator) -> tuple[int, int]:
         row, column = places[int(rng.integers(len(places)))].tolist()

@@ -28,6 +28,7 @@ class Inputs:
         root: A folder with `images/` and `masks/`, a raster, a folder of rasters, or a `data.toml`.
         labels: Polygons or a raster of classes; a folder of such, one for each raster.
         class_field: The field of the labels that holds the class.
+        layer: The layer of the labels, where their file has several.
         aoi: Polygons beyond which nothing is labelled.
         nodata: Stands for "no data" in the rasters, whatever they say.
         buffer_m: How far lines and points reach on each side [m].
@@ -37,6 +38,7 @@ class Inputs:
     root: Path
     labels: Path | None = None
     class_field: str | None = None
+    layer: str | None = None
     aoi: Path | None = None
     nodata: float | None = None
     buffer_m: float = 0.0
@@ -110,6 +112,7 @@ class SceneFiles:
     image: Path
     labels: Path
     class_field: str | None
+    layer: str | None
     aoi: Path | None
     nodata: float | None
     buffer_m: float
@@ -176,7 +179,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 _KEYS = tuple(item.name for item in dataclasses.fields(Inputs) if item.name != "root")
 _KINDS = {
-    **{"image": str, "labels": str, "class_field": str, "aoi": str, "split": str},
+    **{"image": str, "labels": str, "class_field": str, "layer": str, "aoi": str, "split": str},
     **{"nodata": float, "buffer_m": float, "trust": bool},
 }
 

@@ -54,6 +54,24 @@ def edges(length: int, side: int) -> list[tuple[int, int]]:
     ]
 
 
+def chip_starts(length: int, side: int, overlap: int) -> list[tuple[int, int]]:
+    """First pixel of each chip along a side, and how many of its pixels the one before it has.
+
+    The last chip is moved back to end where the side does.
+
+    Args:
+        length: Of the side [px].
+        side: Of a chip [px].
+        overlap: What neighbours share at the least [px], below `side`.
+    """
+    found, end = [], 0
+    for wanted in range(0, max(1, length - overlap), side - overlap):
+        start = max(0, min(wanted, length - side))
+        found.append((start, max(0, end - start)))
+        end = start + side
+    return found
+
+
 def draw_start(length: int, side: int, around: int | None, rng: np.random.Generator) -> int:
     """Draw the first pixel of a side of a chip, so that it holds one place."""
     low, high = 0, length - side

@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from whatwhere.data.augment import Augmentation, apply, draw
 from whatwhere.data.draws import Draws
+from whatwhere.data.epochs import order_of
 from whatwhere.data.labels import read_labels, read_pixels
 from whatwhere.data.lattice import draw_start, shown
 from whatwhere.data.scenes import Block
@@ -192,7 +193,7 @@ class Chips(Dataset[Chip]):
             chip = self._cut(which, *self._place(self.sizes[which], rng), epoch, index)
             if self._inner(chip["valid"]).any():
                 return chip
-            around = self.draws.within(which, rng)
+            which, around = self.draws.within(which, rng)
         else:
             which, around = self.draws.anywhere(rng)
         placed = self._place(self.sizes[which], rng, around)
@@ -285,23 +286,30 @@ def lattice(size: tuple[int, int], shape: tuple[int, int]) -> Iterator[Window]:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) for every chip: shuffled by (seed, epoch), or in order.
+    """Yields (epoch, index) for every chip of an epoch: drawn by (seed, epoch), or in order.
 
     Lightning calls `set_epoch` at the start of each epoch, as torch's distributed sampler wants it.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
-        """Take the number of chips, the run's seed, and whether to shuffle."""
+    def __init__(self, length: int, seed: int, shuffle: bool, most: int = 0) -> None:
+        """Take the number of chips, the run's seed, and whether to shuffle.
+
+        Args:
+            length: How many chips there are.
+            seed: The run's.
+            shuffle: Whether they are drawn; else all come in order.
+            most: How many are drawn for an epoch; 0 for all.
+        """
         self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
+        self.most = min(most or length, length) if shuffle else length
 
     def __len__(self) -> int:
-        return self.length
+        return self.most
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
         if self.shuffle:
-            philox = np.random.Philox(key=[self.seed, 3], counter=[0, 0, 0, self.epoch])
-            order = np.random.Generator(philox).permutation(self.length)
+            order = order_of(self.length, self.most, self.seed, self.epoch)
         return iter([(self.epoch, int(index)) for index in order])
 
     def set_epoch(self, epoch: int) -> None:
@@ -337,6 +345,7 @@ def make_loader(
     *,
     augmentation: Augmentation | None = None,
     workers: int = 0,
+    epoch_chips: int = 0,
 ) -> DataLoader[Any]:
     """Return the batches of an epoch; they are the same whatever the number of workers.
 
@@ -345,8 +354,9 @@ def make_loader(
         batch_size: Chips in a batch; the last one may be smaller.
         augmentation: How chips are changed.
         workers: Processes that read ahead; 0 reads in this one.
+        epoch_chips: Training chips in an epoch; 0 for all.
     """
-    sampler = EpochSampler(len(chips), chips.seed, shuffle=chips.training)
+    sampler = EpochSampler(len(chips), chips.seed, chips.training, epoch_chips)
     return DataLoader(
         chips,
         # torch's stubs know whole numbers only; what a sampler yields goes to `Chips` as it is.

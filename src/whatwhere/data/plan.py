@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from whatwhere.config import Recipe
-from whatwhere.data.areas import deal_blocks, keep_apart
+from whatwhere.data.areas import deal_blocks, keep_apart, with_labels
 from whatwhere.data.augment import Augmentation
 from whatwhere.data.census import BlockFacts, check_present, look
 from whatwhere.data.classes import describe
@@ -107,6 +107,7 @@ class DataPlan:
             recipe.batch_size,
             augmentation=augmentation if training and recipe.augment else None,
             workers=workers,
+            epoch_chips=recipe.epoch_chips,
         )
 
     @property
@@ -175,11 +176,12 @@ def plan_data(data: Inputs | Path, recipe: Recipe, talk: Talk) -> DataPlan:
     unknown = [*check_classes(found, classes), *check_present(found, classes)]
     if unknown:
         Survey(found.source, found.facts, tuple(unknown)).require_sound()
+    found = with_labels(found, classes)
     bands = bands_of(found, recipe.bands)
     shares = parse_split(recipe.split)
     if isinstance(found.source, SceneSource):
         splits = deal_blocks(found, classes, shares, recipe.seed)
-        found, splits = keep_apart(found, splits)
+        found, splits = keep_apart(found, splits, classes)
     else:
         splits = split_pairs(found.pairs, found.digests, shares, recipe.seed)
     _require_both_sides(found, splits["train"], classes)
@@ -206,7 +208,7 @@ def plan_data(data: Inputs | Path, recipe: Recipe, talk: Talk) -> DataPlan:
 
 def wish_of(recipe: Recipe) -> Wish:
     """Return how a recipe wants scenes to be read."""
-    return Wish(recipe.bands, recipe.chip_size, recipe.resolution_m)
+    return Wish(recipe.bands, recipe.chip_size, recipe.resolution_m, spec=recipe.classes)
 
 
 def _check_recipe(inputs: Inputs, recipe: Recipe) -> None:

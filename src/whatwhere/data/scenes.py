@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whatwhere.data.classes import named_numbers
 from whatwhere.data.inputs import Inputs, SceneFiles, list_scenes
 from whatwhere.data.labelling import LabelFiles
 from whatwhere.data.lattice import block_side, edges, usual_chip
@@ -158,6 +159,8 @@ class Wish:
         side: Of a block [px]; 0 to choose.
         classes: A trained net's, whose numbers the labels' words get; None to number them anew.
         insists: Whether the pixel size goes before what scenes hold, whatever that is.
+        spec: The class table as the user says it: numbers in it are classes, even if label rasters
+            say "no data" by them.
     """
 
     bands: str | Bands = "auto"
@@ -166,6 +169,7 @@ class Wish:
     side: int = 0
     classes: Classes | None = None
     insists: bool = True
+    spec: str = ""
 
 
 def open_scenes(inputs: Inputs, wish: Wish) -> SceneSource:
@@ -188,7 +192,7 @@ def open_scenes(inputs: Inputs, wish: Wish) -> SceneSource:
         problems += [*raster.notes, *([hint] if hint else [])]
         opened.append((one, raster))
     bands, numbers = choose_bands([(f.name, r) for f, r in opened], wish.bands)
-    labels = LabelFiles(inputs, files, wish.classes)
+    labels = LabelFiles(inputs, files, wish.classes, named_numbers(wish.spec))
     pixel_size, factors, noticed = _pixel_sizes(opened, wish)
     problems += noticed
     scenes = []
@@ -297,10 +301,7 @@ def _of(raster: Raster, asked: Mapping[str, int]) -> tuple[int, ...] | None:
 
 def _trained(raster: Raster, bands: Mapping[str, int], numbered: bool) -> tuple[int, ...] | None:
     """The numbers of a trained net's bands: by name, else by number."""
-    named = _of(raster, dict.fromkeys(bands, 0))
-    if named is not None:
-        return named
-    return _of(raster, bands) if numbered or len(raster.numbers) == len(bands) else None
+    return raster.find(tuple(bands), tuple(bands.values()) if numbered else ())
 
 
 def _pixel_sizes(

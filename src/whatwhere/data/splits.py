@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -105,18 +105,20 @@ def choose(
     digests: Mapping[str, str],
     seen: Mapping[str, Sequence[str]],
     wanted: str,
+    ground: Mapping[str, Set[str]] | None = None,
 ) -> tuple[list[Pair], str]:
     """Return the pairs of a data set that a run should be scored on, or tuned on.
 
     A data set is the run's own if it holds at least half of the images that training and validation
     saw; then the test split is scored, and the validation split tunes. Of any other data set every
-    pair is taken but those that the run has seen.
+    pair is taken but those that the run has seen, or whose ground it has seen.
 
     Args:
         pairs: The pairs of the data set.
         digests: The digests of their images, by key.
         seen: The digests of the run's images by split; empty lists where they are not known.
         wanted: `score`, `tune`, or `train`, `val`, `test`, `all` for just these.
+        ground: The keys of pairs that show ground of the run's blocks, by these blocks' split.
 
     Returns:
         The pairs, and what they are, in words.
@@ -134,15 +136,19 @@ def choose(
     if wanted in ("score", "tune") and not fitted:
         return list(pairs), "all pairs; whether the run has seen them is not known"
     if wanted in ("score", "tune") and not own_data:
-        barred = fitted if wanted == "score" else {*seen["train"], *seen["test"]}
-        left = [pair for pair in pairs if digests[pair.key] not in barred]
+        sides = ("train", "val") if wanted == "score" else ("train", "test")
+        barred = {digest for split in sides for digest in seen[split]}
+        near = {key for split in sides for key in (ground or {}).get(split, ())}
+        new = [pair for pair in pairs if digests[pair.key] not in barred]
+        left = [pair for pair in new if pair.key not in near]
         if not left:
             raise DataError(
                 "the run has seen every pair of this data, or is tested on it: that says nothing. "
                 "Take other data, or the whole set that the run was trained from."
             )
         out = len(pairs) - len(left)
-        return left, f"all pairs but {out} that the run has seen" if out else "all pairs"
+        told = "that the run has seen" + ", or whose ground it has" * (len(left) < len(new))
+        return left, f"all pairs but {out} {told}" if out else "all pairs"
     split = {"score": "test", "tune": "val"}.get(wanted, wanted)
     chosen = [pair for pair in pairs if digests[pair.key] in set(seen[split])]
     if not chosen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from whatwhere.errors import DataError, UsageError
 from whatwhere.types import Classes, ClassInfo, default_color
 
 _MOST_CLASSES = 64
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BACKGROUND = "background"
 
 
@@ -49,10 +51,9 @@ class Numbering:
 def plain(value: str) -> str:
     """Return a whole number without sign, point or zeros that say nothing; others as they are."""
     text = value.strip()
-    try:
-        number = float(text)
-    except ValueError:
+    if not _NUMBER.fullmatch(text):
         return text
+    number = float(text)
     whole = math.isfinite(number) and number == int(number) and abs(number) < 2**31
     return str(int(number)) if whole else text
 

@@ -109,14 +109,32 @@ def move_shapes(shapes: Shapes, source: str, target: str) -> Shapes:
 def areas_m2(shapes: Shapes, crs: str) -> NDArray[np.float64]:
     """Return the areas of polygons on the ground [m²], whatever their system's units.
 
-    They are moved to an equal-area projection about their own middle (Snyder, "Map Projections",
-    1987, chapter 24, on the ellipsoid). Without a coordinate system the areas are in its units.
+    Their edges are straight in their own system. They are moved to longitude and latitude, and from
+    there to the equal-area cylinder about the ellipsoid (Snyder, "Map Projections", 1987, equations
+    3-12, 10-1 and 10-2), where the area of a ring does not depend on where it lies. Without a
+    coordinate system the areas are in its units.
     """
     if not crs or not len(shapes):
         return np.asarray(shapely.area(shapes), dtype=np.float64)
-    x0, y0, x1, y1 = shapely.total_bounds(shapes)
-    local = local_system(crs, (x0 + x1) / 2, (y0 + y1) / 2)
-    return np.asarray(shapely.area(move_shapes(shapes, crs, local)), dtype=np.float64)
+    bounds = shapely.bounds(shapes)
+    extent = np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1])
+    step = _DEGREES if parse_crs(crs).is_geographic else _UNITS
+    fine = shapely.segmentize(shapes, np.maximum(np.nan_to_num(extent) / 64, step))
+    moved = move_shapes(fine, crs, LONGITUDE_LATITUDE)
+    return np.asarray(shapely.area(shapely.transform(moved, _unrolled)), dtype=np.float64)
+
+
+_DEGREES, _UNITS = 0.05, 500.0  # edges shorter than this are straight enough in any system
+_RADIUS, _ECCENTRICITY = 6378137.0, 0.0818191908426215  # of WGS 84 [m]
+
+
+def _unrolled(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Move longitudes and latitudes to the equal-area cylinder [m]; rings go on across 180°."""
+    e = _ECCENTRICITY
+    sine = np.sin(np.radians(points[:, 1]))
+    q = sine / (1 - (e * sine) ** 2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e)
+    across = np.unwrap(points[:, 0], period=360)
+    return np.column_stack([np.radians(across) * _RADIUS, (1 - e * e) * q * _RADIUS / 2])
 
 
 def pixel_size_m(grid: Grid) -> float | None:

@@ -19,6 +19,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -264,6 +265,17 @@ def decode_part(data: bytes) -> Part:
     if words.get(_DIGEST) != digest:
         raise DataError("the part is damaged: its digest is not the one it should have.")
     return Part(levels, words.get(_STAMP, ""))
+
+
+def stamp_of(path: Path) -> str:
+    """Return the plan that a file was made by; empty where it is no such file."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return _words(str(tiff.pages.first.tags[42112].value)).get(_STAMP, "")
+    except (OSError, tifffile.TiffFileError, LookupError, ValueError, TypeError, struct.error):
+        return ""
 
 
 def _level_of(data: bytes, page: Any) -> Level:

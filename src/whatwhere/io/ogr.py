@@ -180,14 +180,16 @@ def open_layer(source: Source, layer: str | None) -> dict[str, Any]:
     spatial = [name for name, kind in layers.items() if kind is not None]
     if layer is not None and layer not in layers:
         told = f"it has no layer {layer!r}; it has {_listed(layers)}.{_nearest(layer, layers)}"
-        raise fault(source.path, told, "Name one of them.")
+        raise fault(source.path, told, "Name one of them by --layer.")
     if not layers:
         raise fault(source.path, "it has no layer.", "Give a file with shapes.")
     if not spatial or (layer is not None and layers[layer] is None):
         raise fault(source.path, "it has a table without shapes.", "Give a layer with shapes.")
     if layer is None and len(spatial) > 1:
         told = f"it has {len(spatial)} layers: {_listed(spatial)}."
-        raise fault(source.path, told, "Name one of them, or save it as a file of its own.")
+        raise fault(
+            source.path, told, "Name one of them by --layer, or save it as a file of its own."
+        )
     info: dict[str, Any] = pyogrio.read_info(source.name, layer=layer or spatial[0])
     if source.driver not in (None, info["driver"]):
         told = f"it looks like {source.driver}, but would be read as {info['driver']}."

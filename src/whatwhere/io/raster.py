@@ -77,6 +77,9 @@ class Raster:
         driver: GDAL's name of the format.
         trust: Whether what lies beside the file is read.
         notes: What is worth knowing before it is read.
+        described: Whether the names are the file's own descriptions.
+        state: What changes when the file is written.
+        files: All files that it is read from, as far as GDAL tells.
     """
 
     path: Path
@@ -90,6 +93,9 @@ class Raster:
     driver: str
     trust: bool
     notes: tuple[Problem, ...]
+    described: bool = False
+    state: tuple[int, int, int] | None = None
+    files: tuple[Path, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,9 +108,9 @@ class Raster:
         """Read a window within the raster.
 
         A pixel is valid where the file's mask and alpha say so (alpha that is read as a band is
-        none), where every band is finite, and
-        where it is not "no data": in a raster of bytes that is where all bands read hold it, since
-        0 is also a dark colour; in any other where one of them does.
+        none), where every band is finite, and where it is not "no data": in a raster of bytes that
+        is where all bands read hold it, since 0 is also a dark colour; in any other where one of
+        them does.
 
         Args:
             window: What to read.
@@ -130,9 +136,9 @@ class Raster:
             valid &= np.isfinite(pixels).all(axis=0)
         marks = [self.nodata[number - 1] for number in wanted]
         absent = [
-            band == mark
+            _holds(band, mark)
             for band, mark in zip(pixels, marks, strict=True)
-            if mark is not None and np.isfinite(mark)
+            if mark is not None and not np.isnan(mark)
         ]
         if absent and pixels.dtype.itemsize == 1:
             if len(absent) == len(wanted):
@@ -179,6 +185,23 @@ class Raster:
         at = name.casefold()
         return self.numbers[lower.index(at)] if lower.count(at) == 1 else None
 
+    def find(self, names: Sequence[str], numbers: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the positions of a net's bands; None where they cannot be known.
+
+        By name, if the raster has them all. Else by position, but only where names say nothing: the
+        net's are numbers themselves, or the raster has no descriptions of its own.
+        """
+        named = [self.number_of(name) for name in names]
+        if all(number is not None for number in named):
+            return tuple(number for number in named if number is not None)
+        nameless = all(name == f"band {n}" for n, name in zip(numbers, names, strict=False))
+        if self.described and not (numbers and nameless):
+            return None
+        if numbers:
+            there = {*self.numbers, self.alpha}
+            return tuple(numbers) if set(numbers) <= there else None
+        return self.numbers if len(self.numbers) == len(names) else None
+
     def _masked(self, file: Any, wanted: Sequence[int], place: _Window) -> Valid:
         """Where the file's own mask and alpha let a pixel count."""
         valid = np.ones((place.height, place.width), dtype=np.bool_)
@@ -217,8 +240,9 @@ def read_mirrored(
     pixels, valid = read(inner, numbers)
     if inner == window:
         return pixels, valid
-    across = (rows - top)[:, None], (columns - left)[None]
-    return pixels[:, *across], valid[across]
+    for axis, places in ((-2, rows - top), (-1, columns - left)):
+        pixels, valid = (np.take(values, places, axis=axis) for values in (pixels, valid))
+    return pixels, valid
 
 
 def open_raster(path: Path, *, trust: bool = False, nodata: float | None = None) -> Raster:
@@ -262,12 +286,19 @@ def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
         cause = f"it is stored in pieces of {height}×{width} px: every window reads whole ones."
         remedy = "A tiled file is read faster: gdal_translate -co TILED=YES."
         notes.append(Problem("note", str(path), cause, remedy))
+    kind = np.dtype(str(np.result_type(*(file.dtypes[number - 1] for number in numbers))))
+    if nodata is not None and kind.kind in "iu":
+        ends = np.iinfo(kind)
+        if not (ends.min <= nodata <= ends.max and float(nodata).is_integer()):
+            cause = f"{nodata:g} cannot stand for no data: its numbers are {kind}."
+            raise fault(path, cause, f"Say --nodata from {ends.min} to {ends.max}.")
+    names, described = _names(file, numbers)
     return Raster(
         path=path,
         grid=Grid(to_wkt(file.crs), transform, file.height, file.width),
-        names=_names(file, numbers),
+        names=names,
         numbers=numbers,
-        dtype=str(np.result_type(*(file.dtypes[number - 1] for number in numbers))),
+        dtype=str(kind),
         nodata=tuple(
             (None if mark is None else float(mark)) if nodata is None else nodata
             for mark in file.nodatavals
@@ -277,19 +308,40 @@ def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
         driver=file.driver,
         trust=trust,
         notes=tuple(notes),
+        described=described,
+        state=_state(path),
+        files=tuple(Path(one) for one in file.files),
     )
 
 
-def _names(file: Any, numbers: Sequence[int]) -> tuple[str, ...]:
+def _holds(band: NDArray[Any], mark: float) -> NDArray[np.bool_]:
+    """Where a band holds a value that stands for "no data".
+
+    Floats are compared within two of their last digits, as GDAL does; a mark beyond their range is
+    their largest number, as programs write it.
+    """
+    if not np.issubdtype(band.dtype, np.floating):
+        return np.asarray(band == mark)
+    limits = np.finfo(band.dtype)
+    exact = np.array(np.clip(mark, float(limits.min), float(limits.max)), dtype=band.dtype)
+    low, high = exact, exact
+    for _ in range(2):
+        low, high = np.nextafter(low, limits.min), np.nextafter(high, limits.max)
+    return np.asarray((band >= low) & (band <= high))
+
+
+def _names(file: Any, numbers: Sequence[int]) -> tuple[tuple[str, ...], bool]:
+    """Return the bands' names, and whether they are the file's own descriptions."""
     told = [(file.descriptions[number - 1] or "").strip() for number in numbers]
     colors = [_BAND_COLORS.get(file.colorinterp[number - 1], "") for number in numbers]
-    for names in (told, colors):
+    for names, own in ((told, True), (colors, False)):
         if all(names) and len({name.casefold() for name in names}) == len(names):
-            return tuple(names)
-    return tuple(
+            return tuple(names), own
+    some = tuple(
         name if name and told.count(name) == 1 else f"band {number}"
         for name, number in zip(told, numbers, strict=True)
     )
+    return some, any(told)
 
 
 def _driver(path: Path) -> str:
@@ -338,11 +390,14 @@ _handles = threading.local()
 def _handle(raster: Raster) -> Any:
     """Return this thread's handle of the file; a forked process opens its own.
 
-    A file that was replaced or changed is opened anew.
+    Raises:
+        DataError: The file is not the one that was looked at.
     """
+    if _state(raster.path) != raster.state:
+        raise fault(raster.path, "the file has changed since work on it began.", "Begin anew.")
     if getattr(_handles, "process", None) != os.getpid():
         _handles.process, _handles.open = os.getpid(), {}
-    key = (raster.path, raster.trust, _state(raster.path))
+    key = (raster.path, raster.trust, raster.state)
     if key not in _handles.open:
         if len(_handles.open) >= 32:
             _handles.open.pop(next(iter(_handles.open))).close()

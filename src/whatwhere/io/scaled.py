@@ -151,5 +151,8 @@ def stretch(
 def _apply(
     values: NDArray[np.float32], weights: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    down, across = weights
-    return np.asarray(down @ values @ across.T, dtype=np.float32)
+    from scipy import sparse  # a few pixels of a side weigh on each value
+
+    down, across = (sparse.csr_array(one) for one in weights)
+    planes = [(across @ (down @ plane).T).T for plane in values]
+    return np.stack(planes).astype(np.float32)

@@ -85,7 +85,12 @@ class Features:
 
 
 def read_features(
-    path: Path, *, field: str | None = None, layer: str | None = None, trust: bool = False
+    path: Path,
+    *,
+    field: str | None = None,
+    layer: str | None = None,
+    trust: bool = False,
+    empty: bool = False,
 ) -> Features:
     """Read the shapes of a file, and what one field says of each.
 
@@ -94,6 +99,7 @@ def read_features(
         field: The field whose values are wanted.
         layer: The layer; needed only where a file has several with shapes.
         trust: Read whatever the name leads to, such as an address or a VRT.
+        empty: Whether a file without features is as good as one with some.
 
     Raises:
         DataError: The file is missing, damaged, of an unknown kind, or has no coordinate system;
@@ -114,6 +120,8 @@ def read_features(
         if info["driver"] == "FlatGeobuf" and info["features"] not in (-1, len(wkb)):
             found = f"{len(wkb):,} of {info['features']:,} features"
             raise fault(path, f"the file is damaged or truncated ({found}).", AGAIN)
+        if not len(wkb) and empty:
+            return Features(path, crs, np.empty(0, dtype=object), (), ())
         if not len(wkb):
             raise fault(path, "it holds no features.", "Give a file with shapes.")
         shapes, kept, problems = cleaned(path, wkb)
@@ -284,6 +292,30 @@ def overlap_problem(features: Features, original: Features, grid: Grid) -> str |
     return told
 
 
+def require_writable(path: Path, crs: str) -> str:
+    """Return GDAL's name of the format that shapes are written in, before there are any.
+
+    Raises:
+        UsageError: The suffix is none of those that are written, the format needs a coordinate
+            system, or the name would be taken for something else.
+    """
+    driver = WRITTEN.get(path.suffix.lower())
+    if driver is None:
+        raise UsageError(
+            f"{path}: shapes are written to {', '.join(WRITTEN)}, by the name's ending."
+        )
+    if driver == "GeoJSON" and not crs:
+        raise UsageError(
+            f"{path}: GeoJSON holds longitudes and latitudes, and these shapes have no coordinate "
+            "system. Write a .gpkg."
+        )
+    try:
+        plain_name(path)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    return driver
+
+
 def write_features(
     path: Path,
     crs: str,
@@ -308,23 +340,10 @@ def write_features(
         UsageError: The suffix is none of those that are written, or a column does not fit.
         OutputError: The file cannot be written; what was there before stays.
     """
-    driver = WRITTEN.get(path.suffix.lower())
-    if driver is None:
-        raise UsageError(
-            f"{path}: shapes are written to {', '.join(WRITTEN)}, by the name's ending."
-        )
-    if driver == "GeoJSON" and not crs:
-        raise UsageError(
-            f"{path}: GeoJSON holds longitudes and latitudes, and these shapes have no coordinate "
-            "system. Write a .gpkg."
-        )
+    driver = require_writable(path, crs)
     taken = {"fid", "geom"} & {name.lower() for name in columns} if driver == "GPKG" else set()
     if taken:
         raise UsageError(f"{path}: a GeoPackage keeps the name {min(taken)} for itself.")
-    try:
-        plain_name(path)
-    except DataError as error:
-        raise UsageError(str(error)) from error
     data = [as_column(path, name, column, len(shapes)) for name, column in columns.items()]
     kind, promote = layer_type(shapes)
     options = {"RFC7946": "YES", "COORDINATE_PRECISION": _DIGITS} if driver == "GeoJSON" else {}

@@ -35,7 +35,7 @@ def training_memory_mb(model: nn.Module, side: int = 512) -> int:
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights) >> 20
 
 
-def inference_memory_mb(model: nn.Module, side: int) -> int:
+def inference_memory_mb(model: nn.Module, bands: int, side: int) -> int:
     """Return the most that one image of this side holds at once on its way through the net [MB].
 
     Nothing is computed: arrays are counted as they come and go. What libraries take for their own
@@ -43,7 +43,7 @@ def inference_memory_mb(model: nn.Module, side: int) -> int:
     """
     ghost: Any = copy.deepcopy(model).to("meta").eval()
     side = _legal(model, side)
-    image = torch.zeros(1, ghost.in_channels, side, side, device="meta")
+    image = torch.zeros(1, bands, side, side, device="meta")
     with torch.inference_mode(), _Living() as living:
         ghost(image)
     return int(living.most) >> 20

@@ -95,7 +95,10 @@ def assemble_raster(parts: Parts, kind: str, path: Path, talk: Talk) -> Tally:
         for size in sizes[:shared]
     ]
     order: list[list[NDArray[np.int64]]] = [[] for _ in range(shared)]
-    with tempfile.SpooledTemporaryFile(_KEPT_BYTES, dir=str(path.parent)) as spool:
+    with (
+        files.told(path, "put it together"),
+        tempfile.SpooledTemporaryFile(_KEPT_BYTES, dir=str(path.parent)) as spool,
+    ):
         small = _Pyramid(sizes[shared - 1 :], style, spool)
         for number in talk.track(range(total), f"reading the {kind}", total):
             part = parts.read(number, kind)
@@ -266,7 +269,9 @@ def write_vrt(parts: Parts, kind: str, path: Path) -> None:
         if parts.is_empty(number):
             continue
         window = parts.plan.window(number)
-        name = escape(parts.path(number, kind).relative_to(path.parent.absolute()).as_posix())
+        name = escape(
+            parts.path(number, kind).absolute().relative_to(path.parent.absolute()).as_posix()
+        )
         size = f'xSize="{window.width}" ySize="{window.height}"'
         sources.append(
             f'<SimpleSource><SourceFilename relativeToVRT="1">{name}</SourceFilename>'

@@ -35,11 +35,11 @@ class TorchBackend:
         """Move the net to `cpu`, `cuda` or `mps`."""
         self.net, self.device = self.net.to(device), device
 
-    def memory_mb(self, side: int) -> int:
-        """Return what one image of this side takes on its way through the net [MB]."""
+    def memory_mb(self, bands: int, side: int) -> int:
+        """Return what one image `(bands, side, side)` takes on its way through the net [MB]."""
         from whatwhere.nn.memory import inference_memory_mb
 
-        return inference_memory_mb(self.net, side)
+        return inference_memory_mb(self.net, bands, side)
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn `(N, C, H, W)` into probabilities `(N, K, H, W)`.

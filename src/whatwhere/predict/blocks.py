@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ from whatwhere.types import Bands, Image, Valid, Window
 
 Symmetry = tuple[bool, bool, bool]
 """Turn upside down; mirror left to right; then swap rows and columns."""
+
+_REMEMBERED = 2**28
+"""Bytes of answers that are kept where tiles reach into several blocks."""
 
 UPRIGHT: tuple[Symmetry, ...] = ((False, False, False), (False, True, False))
 FREE: tuple[Symmetry, ...] = tuple(
@@ -76,6 +81,7 @@ class Seen:
         there: `(h, w)`: where they are valid.
         valid: `(H, W)`: the same of the window.
         back: How answers are brought back to the raster's own pixels; None where they are.
+        origin: Tells the raster from others.
     """
 
     window: Window
@@ -86,6 +92,7 @@ class Seen:
     there: Valid
     valid: Valid
     back: Back | None
+    origin: Hashable
 
 
 @dataclass
@@ -113,19 +120,22 @@ class Segmenter:
     numbers: tuple[int, ...]
     factor: float = 1.0
     disagreement: float = field(default=0.0, init=False)
+    _known: OrderedDict[Any, tuple[NDArray[np.float32], NDArray[np.float32]]] = field(
+        default_factory=OrderedDict, init=False, repr=False
+    )
 
     @property
     def outputs(self) -> int:
         """How many probabilities a pixel has."""
         return self.members[0].card.classes.n_outputs
 
-    def read(self, raster: Raster, window: Window) -> Seen:
+    def read(self, raster: Raster | Scaled, window: Window) -> Seen:
         """Read a window of a raster and what the nets need around it.
 
         Raises:
             DataError: The raster is damaged there.
         """
-        if self.factor == 1:
+        if self.factor == 1 or isinstance(raster, Scaled):
             return self._read(raster, window, None)
         source = scaled(raster, self.factor)
         rows = positions(window.row, window.height, 1 / self.factor)
@@ -148,10 +158,13 @@ class Segmenter:
         around = Window(top, left, bottom - top, right - left)
         if source.is_empty(window, self.numbers):
             nothing = np.zeros((window.height, window.width), dtype=np.bool_)
-            return Seen(window, around, rows, columns, None, nothing, nothing, back)
+            return Seen(window, around, rows, columns, None, nothing, nothing, back, None)
         pixels, there = source.read_around(around, self.numbers)
         inside = Window(window.row - top, window.column - left, window.height, window.width)
-        return Seen(window, around, rows, columns, pixels, there, there[inside.slices], back)
+        raster = source.raster if isinstance(source, Scaled) else source
+        origin = (raster.path, raster.state, source.size)
+        valid = there[inside.slices]
+        return Seen(window, around, rows, columns, pixels, there, valid, back, origin)
 
     def answer(self, seen: Seen) -> Answer:
         """Segment what was read.
@@ -175,14 +188,16 @@ class Segmenter:
         total = np.zeros((self.outputs, window.height, window.width), dtype=np.float32)
         many = len(self.members) * len(self.symmetries) > 1
         spread = np.zeros((window.height, window.width), dtype=np.float32) if many else None
+        # A pixel of the raster may have data where the larger one that covers it has none.
+        whole = seen.back is not None and seen.pixels is not None and bool(seen.back.valid.any())
         tiles = [
             tile
             for tile in itertools.product(seen.rows, seen.columns)
-            if valid[_within(tile, window).slices].any()
+            if whole or valid[_within(tile, window).slices].any()
         ]
         parts: list[tuple[Window, NDArray[np.float32], NDArray[np.float32]]] = []
-        for group in _batches(tiles, self.batch):
-            means, spreads = self._run(seen, group, (top, left))
+        for group in _batches(tiles, 1 if self.lattice.blend else self.batch):
+            means, spreads = self._answers(seen, group, (top, left))
             for tile, mean, apart in zip(group, means, spreads, strict=True):
                 place, used = _within(tile, window).slices, _used(tile).slices
                 weights = tile[0].weights[:, None] * tile[1].weights[None]
@@ -201,6 +216,23 @@ class Segmenter:
             seams = apart[shared] * np.minimum(w, 1 - w) / (1 - w)
             self.disagreement = max(self.disagreement, float(seams.max(initial=0)))
         return Answer(total, spread, valid)
+
+    def _answers(
+        self, seen: Seen, group: Sequence[tuple[Span, Span]], corner: tuple[int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run tiles, or remember them: a tile that is blended reaches into several blocks."""
+        if not self.lattice.blend:
+            return self._run(seen, group, corner)
+        ((down, across),) = group
+        key = (seen.origin, down.start, across.start)
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        found = self._run(seen, group, corner)
+        self._known[key] = found
+        while sum(part.nbytes for one in self._known.values() for part in one) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return found
 
     def _run(
         self,
@@ -229,12 +261,14 @@ class Segmenter:
             stack = np.stack(images)
             for symmetry in self.symmetries:
                 found = _undo(member.backend.run(_turn(stack, symmetry)), symmetry)
+                if len(self.members) * len(self.symmetries) == 1:
+                    return found, np.zeros((len(found), *found.shape[-2:]), dtype=np.float32)
                 total = found if total is None else total + found
                 squares = found**2 if squares is None else squares + found**2
         if total is None or squares is None:
             raise DataError("a tile is looked at in no symmetry.")
         count = len(self.members) * len(self.symmetries)
-        mean: NDArray[np.float32] = total / np.float32(count) if count > 1 else total
+        mean: NDArray[np.float32] = total / np.float32(count)
         variance = np.maximum(squares / np.float32(count) - mean**2, 0).max(axis=1)
         spreads: NDArray[np.float32] = np.minimum(2 * np.sqrt(variance), np.float32(1))
         return mean, spreads
@@ -247,13 +281,9 @@ def bands_in(card: Card, raster: Raster) -> tuple[int, ...]:
         DataError: The raster does not have them; the message shows both.
     """
     bands: Bands = card.bands
-    by_name = [raster.number_of(name) for name in bands.names]
-    if all(number is not None for number in by_name):
-        return tuple(number for number in by_name if number is not None)
-    if bands.numbers and set(bands.numbers) <= {*raster.numbers, raster.alpha}:
-        return bands.numbers
-    if not bands.numbers and len(raster.numbers) == len(bands):
-        return raster.numbers
+    found = raster.find(bands.names, bands.numbers)
+    if found is not None:
+        return found
     here = ", ".join(f"{n} {name}" for n, name in zip(raster.numbers, raster.names, strict=True))
     want = ", ".join(
         f"{bands.numbers[i]} {name}" if bands.numbers else name

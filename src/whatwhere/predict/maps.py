@@ -14,9 +14,11 @@ from pathlib import Path
 from whatwhere import files
 from whatwhere.errors import DataError, UsageError
 from whatwhere.io.crs import pixel_size_m
+from whatwhere.io.geotiff import stamp_of
 from whatwhere.io.hints import undeclared_nodata
 from whatwhere.io.raster import Raster, open_raster
-from whatwhere.machine import threads
+from whatwhere.io.vector import WRITTEN, require_writable
+from whatwhere.machine import keep_pages, threads
 from whatwhere.predict.assemble import Polygons, assemble_polygons, assemble_raster
 from whatwhere.predict.blocks import FREE, UPRIGHT, Segmenter, bands_in
 from whatwhere.predict.engine import Predictor, usual_tile
@@ -38,6 +40,7 @@ _SAME_SIZE, _ODD_SIZE, _WRONG_SIZE = 1.02, 1.5, 4.0
 _CORES = (2048, 1024, 512, 256)
 _USUAL_CORE, _MEMORY_MB = 1024, 3072
 _BESIDE_MB = 400  # for a block that is read, one that is made and one that is written
+_PANEL = 4  # columns of blocks that are gone through together
 _AHEAD = 2  # blocks that wait to be written
 
 
@@ -113,12 +116,18 @@ def map_scene(
     segmenter, plan = _plan(members, raster, options, talk)
     targets = targets_of(plan.outputs, output, options.polygons)
     _check_targets(scene, targets)
+    if options.polygons:
+        require_writable(options.polygons.path, raster.grid.crs)
     for place in {path.absolute().parent for path in targets}:
         files.check_writable(place)
     height, width = plan.size
     planes = sum(10 * segmenter.outputs if kind != "mask" else 2 for kind in plan.outputs)
     disk = require_space(output, height * width, planes)
-    folder = files.make_folder(Path(f"{output}{ENDING}"))
+    place = Path(f"{output}{ENDING}")
+    if options.shard != (1, 1) and not place.exists() and _is_made(targets, plan):
+        talk.say(f"done     {output} is this very map: nothing is left to do")
+        return Mapped(targets)
+    folder = files.make_folder(place)
     parts = Parts(folder, plan.settle(folder))
     mine = list(plan.share(options.shard))
     todo = [n for n in talk.track(mine, "looking for parts", len(mine)) if not parts.is_done(n)]
@@ -135,10 +144,26 @@ def map_scene(
             "the map"
         )
         return Mapped()
-    mapped = assemble(parts, output, options.polygons, talk)
+    if describe_scene(raster) != plan.scene:
+        raise DataError(f"{scene}: the scene has changed since work on it began. Begin anew.")
+    try:
+        mapped = assemble(parts, output, options.polygons, talk)
+    except DataError:
+        if folder.exists() or not _is_made(targets, plan):
+            raise
+        talk.say(f"done     {output}: another shard has put it together")
+        return Mapped(targets)
     if not options.keep_parts:
         remove_parts(folder)
     return mapped
+
+
+def _is_made(targets: Sequence[Path], plan: Plan) -> bool:
+    """Whether the outputs are there and the rasters carry the plan's stamp."""
+    rasters = [path for path in targets if path.suffix.lower() not in WRITTEN]
+    return all(path.is_file() for path in targets) and all(
+        stamp_of(path) == plan.stamp for path in rasters
+    )
 
 
 def assemble(parts: Parts, output: Path, polygons: Polygons | None, talk: Talk) -> Mapped:
@@ -180,7 +205,10 @@ def targets_of(kinds: Sequence[str], output: Path, polygons: Polygons | None) ->
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove parts that were put together; what others hold open stays."""
+    """Remove parts that were put together, the plan last; what others hold open stays."""
+    for path in folder.glob("*-*-*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -192,6 +220,8 @@ def _plan(
     for other in members[1:]:
         if (other.card.classes, other.card.bands) != (card.classes, card.bands):
             raise UsageError("nets that work together must have the same classes and bands.")
+        if (other.card.pixel_size, other.card.resize) != (card.pixel_size, card.resize):
+            raise UsageError("nets that work together must be trained on the same pixel size.")
     if card.resize:
         raise UsageError(
             f"the net stretches every image to {card.resize[0]}×{card.resize[1]} px, which is not "
@@ -199,7 +229,8 @@ def _plan(
         )
     if options.uncertainty not in ("", "entropy", "spread"):
         raise UsageError(f"--uncertainty must be entropy or spread, not {options.uncertainty!r}.")
-    symmetries = (FREE if card.orientation == "free" else UPRIGHT) if options.tta else FREE[:1]
+    free = all(member.card.orientation == "free" for member in members)
+    symmetries = (FREE if free else UPRIGHT) if options.tta else FREE[:1]
     if options.uncertainty == "spread" and len(members) * len(symmetries) == 1:
         raise UsageError(
             "--uncertainty spread needs several answers: add --tta, or nets by --with."
@@ -236,7 +267,7 @@ def _plan(
         blend=lattice.blend,
         batch=segmenter.batch,
         symmetries=len(symmetries),
-        block=block_of(lattice, segmenter.outputs),
+        block=block_of(segmenter.outputs, segmenter.factor),
         thresholds=tuple(options.thresholds),
         outputs=tuple(outputs),
         device=device,
@@ -258,7 +289,7 @@ def _tile(predictor: Predictor, options: MapOptions) -> int:
         return usual
     margin = geometry.margin if options.overlap is None else options.overlap
     halo = -(-margin // geometry.stride) * geometry.stride
-    known = measure(512) / 512**2
+    known = measure(len(predictor.card.bands), 512) / 512**2
     limit = (options.memory_limit_mb or _MEMORY_MB) - _BESIDE_MB
     cores = [core for core in _CORES if core <= _USUAL_CORE or options.memory_limit_mb]
     for core in cores:
@@ -346,6 +377,9 @@ def _make(
     size = plan.size[0] * plan.size[1]
     clock, done, told = time.monotonic(), 0, 0.0
     read = functools.partial(segmenter.read, raster)
+    keep_pages()
+    if segmenter.lattice.blend:  # blocks that share tiles come one after the other
+        todo = sorted(todo, key=lambda n: (n % plan.columns // _PANEL, n))
     windows = [plan.window(number) for number in todo]
     with (
         _threads(plan.threads),

@@ -23,9 +23,9 @@ from whatwhere import files
 from whatwhere._version import __version__
 from whatwhere.errors import DataError, OutputError, UsageError
 from whatwhere.grid import Grid
+from whatwhere.io.geotiff import stamp_of
 from whatwhere.io.raster import Raster
 from whatwhere.talk import difference
-from whatwhere.tiling import Lattice
 from whatwhere.types import Classes, Window
 
 FILE = "plan.json"
@@ -124,7 +124,8 @@ class Plan:
         path = folder / FILE
         if not path.exists():
             words = {"format": _FORMAT, "stamp": self.stamp, **json.loads(_canonical(self))}
-            files.create_json(path, words)
+            if files.create_json(path, words):
+                self._clear(folder)
         there = load_plan(folder)
         plan = dataclasses.replace(self, threads=there.threads)
         was, now = (json.loads(_canonical(one)) for one in (there, plan))
@@ -136,6 +137,16 @@ class Plan:
                 "Say the same as then to go on with them, or remove the folder to begin anew."
             )
         return plan
+
+    def _clear(self, folder: Path) -> None:
+        """Remove parts of a plan that is gone: by their names they would be taken for ours."""
+        for left in [*folder.glob("*-*-*.*"), *folder.glob("*-*-empty")]:
+            is_raster = left.suffix == ".tif"
+            stamp = (
+                stamp_of(left) if is_raster else left.read_bytes()[:32].decode("ascii", "replace")
+            )
+            if stamp != self.stamp:
+                files.remove(left)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -177,7 +188,13 @@ def load_plan(folder: Path) -> Plan:
 
 
 def describe_scene(raster: Raster) -> dict[str, Any]:
-    """Return what tells a raster from another: name, bytes, and a digest of 64 samples of them."""
+    """Return what tells a raster from another: name, bytes, and a digest of 64 samples of them.
+
+    Of a raster that is trusted to stand for other files the whole path is noted, and the size and
+    time of each of these.
+    """
+    name = str(raster.path) if raster.trust else raster.path.name
+    others = [[str(path), *_state(path)] for path in raster.files] if raster.trust else []
     try:
         size = raster.path.stat().st_size
         digest = hashlib.sha256()
@@ -186,8 +203,17 @@ def describe_scene(raster: Raster) -> dict[str, Any]:
                 stream.seek(i * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
                 digest.update(stream.read(_SAMPLE_BYTES))
     except OSError:  # a trusted path that is no file
-        return {"name": raster.path.name, "bytes": None, "digest": ""}
-    return {"name": raster.path.name, "bytes": size, "digest": digest.hexdigest()[:32]}
+        return {"name": name, "bytes": None, "digest": "", "files": others}
+    return {"name": name, "bytes": size, "digest": digest.hexdigest()[:32], "files": others}
+
+
+def _state(path: Path) -> tuple[int | None, int | None]:
+    """Bytes and time of a file; None for what is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None, None
+    return found.st_size, found.st_mtime_ns
 
 
 def describe_grid(grid: Grid) -> dict[str, Any]:
@@ -206,10 +232,17 @@ def grid_of(plan: Plan) -> Grid:
         raise DataError(f"the plan's grid is damaged ({error!r}).") from error
 
 
-def block_of(lattice: Lattice, planes: int) -> int:
-    """Return the side of a block [px]: small where a pixel has many probabilities."""
+def block_of(planes: int, factor: float) -> int:
+    """Return the side of a block [px].
+
+    It is small where a pixel has many probabilities, or becomes many pixels for the nets.
+
+    Args:
+        planes: Probabilities of a pixel.
+        factor: How many pixels the nets see in the place of one, along a side.
+    """
     side = BLOCK
-    while side > 512 and side * side * planes * 4 > 2**28:
+    while side > 512 and (side * side * planes * 4 > 2**28 or side * factor > BLOCK * 1.5):
         side //= 2
     return side
 

@@ -1,0 +1,605 @@
+"""A scene mapped from file to file, beside four peers, with the same net and weights.
+
+    WHATWHERE_DATA=data python benchmarks/bench_predict.py
+    OMP_NUM_THREADS=1 python benchmarks/bench_predict.py --crop 1024 --tile 512 --dry-run
+
+All run a U-Net of segmentation_models_pytorch in float32 on the processor, one tile at a time. Its
+weights are drawn from a seed and its norms' statistics measured on the scene, so that probabilities
+spread. Peers are not among this project's dependencies; one that is missing is left out:
+
+    pip install segmentation-models-pytorch monai geo-inference geoai-py terratorch
+
+Each way has a process of its own, and they take turns: in each round all of them, each followed by
+its net alone, which is given the very tiles it was given there, from memory. `over_net` is what the
+whole way takes beyond that, in the median of the rounds. `computed` counts the pixels that went
+through the net for each pixel of the scene: where tiles are made twice, it says so, `over_net` does
+not. Memory is what is added to the process's peak after imports and net. The seam error is the
+distance to `p_whole`, what the net says of windows with all the context it can see, over all pixels
+farther from the scene's edge than it sees; it is measured in a run that is not timed.
+
+The plain names share `--tile` and `--overlap`: neighbours overlap by twice that. The names with
+`exact` and `wide` share the halo that our default takes for this net, around cores of 1,024 px: a
+smaller scene is one tile of theirs, and has no seam. geo-inference always overlaps by half a tile.
+MONAI and TerraTorch blend the logits, as they do in their own examples; TerraTorch drops half of
+the overlap (all of it where wide) and blends the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.windows import Window
+from rows import append
+
+from whatwhere.machine import peak_memory_mb, threads
+
+SCENE = "oam_banepa/scene_train.tif"
+STRIDE = 32
+CORE = 1024  # of the wide tiles, as by default, and of the windows of `p_whole` [px]
+RELEASES = {
+    "ours": "whatwhere",
+    "ours-exact": "whatwhere",
+    "monai": "monai",
+    "monai-wide": "monai",
+    "geo-inference": "geo-inference",
+    "geoai": "geoai-py",
+    "geoai-wide": "geoai-py",
+    "terratorch": "terratorch",
+    "terratorch-wide": "terratorch",
+}
+MODULES = {
+    "ours": "whatwhere.predict.maps",
+    "monai": "monai.inferers",
+    "geo-inference": "geo_inference.geo_inference",
+    "geoai": "geoai.train",
+    "terratorch": "terratorch.tasks.tiled_inference",
+}
+
+Probabilities = NDArray[np.float32]
+Run = Callable[[Path, "Probabilities | None"], None]
+"""Maps the scene to a file; fills `(H, W)` with its probabilities where it is given one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a process does.
+
+    Attributes:
+        folder: Where scene, net and tiles lie.
+        name: One of `RELEASES`.
+        encoder: Of the net.
+        tile: Side of what the net sees [px].
+        overlap: Context on each side of a tile [px].
+        margin: How far the net sees [px].
+    """
+
+    folder: str
+    name: str
+    encoder: str
+    tile: int
+    overlap: int
+    margin: int
+
+    @property
+    def scene(self) -> Path:
+        """The scene's file."""
+        return Path(self.folder, "scene.tif")
+
+    @property
+    def tiles(self) -> Path:
+        """Where what the net was given is kept."""
+        return Path(self.folder, f"tiles-{self.name}")
+
+
+def main() -> None:
+    """Measure, and keep a row of each way."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scene", type=Path, help=f"default: WHATWHERE_DATA/{SCENE}")
+    parser.add_argument("--crop", type=int, default=0, help="side of the part that is mapped [px]")
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--tile", type=int, default=1024, help="of the plain names [px]")
+    parser.add_argument("--overlap", type=int, default=64, help="on each side of a tile [px]")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=list(RELEASES), choices=list(RELEASES))
+    parser.add_argument("--dry-run", action="store_true", help="print, but keep no rows")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        WORKS[given.worker[0]](json.loads(given.worker[1]))
+        return
+    scene = given.scene or Path(os.environ["WHATWHERE_DATA"], SCENE)
+    with tempfile.TemporaryDirectory() as folder:
+        asked = {"folder": folder, "encoder": given.encoder, "crop": given.crop}
+        facts = ask("prepare", {**asked, "scene": str(scene.absolute())})
+        if facts is None:
+            sys.exit("The net or the scene cannot be prepared.")
+        print(f"scene {facts['height']}×{facts['width']} px, the net sees {facts['margin']} px far")
+        jobs = [job for name in given.only if (job := make_job(name, folder, given, facts))]
+        compare(jobs, facts, given)
+
+
+def make_job(name: str, folder: str, given: argparse.Namespace, facts: Any) -> Job | None:
+    """Return a way's job; None, with a line, where its peer is not installed."""
+    try:
+        version(RELEASES[name])
+    except PackageNotFoundError:
+        print(f"{name} is not installed, and left out: pip install {RELEASES[name]}")
+        return None
+    wide = name.endswith(("-exact", "-wide"))
+    tile, overlap = given.tile, given.overlap
+    if wide:
+        tile, overlap = CORE + 2 * facts["halo"], facts["halo"]
+    if name == "geo-inference":
+        overlap = tile // 4
+    return Job(folder, name, given.encoder, tile, overlap, facts["margin"])
+
+
+def ask(work: str, words: dict[str, Any]) -> dict[str, Any] | None:
+    """Let a process of its own do something; None, with a line, if it failed.
+
+    This process stays small: Linux lets a child begin with its parent's peak of memory.
+    """
+    command = [sys.executable, "-W", "ignore", __file__, "--worker", work, json.dumps(words)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        told = [line for line in done.stderr.splitlines() if line.strip()] or ["no word of it"]
+        print(f"{words.get('name', '')} {work} failed: {told[-1]}")
+        return None
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(jobs: list[Job], facts: dict[str, Any], given: argparse.Namespace) -> None:
+    """Measure seams, then times in turn, and keep the rows."""
+    seams = {}
+    for job in jobs:
+        seams[job.name] = ask("seam", dataclasses.asdict(job))
+        print(f"seams of {job.name}: {seams[job.name]}", flush=True)
+    taken: dict[str, list[tuple[Any, Any]]] = {job.name: [] for job in jobs if seams[job.name]}
+    for number in range(given.rounds):
+        for job in jobs:
+            if job.name in taken:
+                words = dataclasses.asdict(job)
+                pair = ask("map", words), ask("net", words)
+                if None in pair:
+                    del taken[job.name]
+                    continue
+                taken[job.name].append(pair)
+                print(f"round {number + 1}: {job.name} {pair[0]} net {pair[1]}", flush=True)
+    for job in jobs:
+        if job.name not in taken:
+            continue
+        whole, net = zip(*taken[job.name], strict=True)
+        over = [a["seconds"] / b["seconds"] - 1 for a, b in taken[job.name]]
+        over_cpu = [a["cpu_seconds"] / b["cpu_seconds"] - 1 for a, b in taken[job.name]]
+        row = {
+            "way": job.name,
+            "release": version(RELEASES[job.name]),
+            "encoder": job.encoder,
+            "height": facts["height"],
+            "width": facts["width"],
+            "threads": threads(),
+            "rounds": given.rounds,
+            "tile": job.tile,
+            "overlap": job.overlap,
+            "seconds": middle(one["seconds"] for one in whole),
+            "cpu_seconds": middle(one["cpu_seconds"] for one in whole),
+            "net_seconds": middle(one["seconds"] for one in net),
+            "net_cpu_seconds": middle(one["cpu_seconds"] for one in net),
+            "over_net": middle(over),
+            "over_net_min": round(min(over), 3),
+            "over_net_max": round(max(over), 3),
+            "over_net_cpu": middle(over_cpu),
+            "peak_mb": max(one["peak_mb"] for one in whole),
+            **(seams[job.name] or {}),
+        }
+        if given.dry_run:
+            print(row)
+        else:
+            append("bench_predict", **row)
+
+
+def middle(values: Any) -> float:
+    """Return the median."""
+    return round(statistics.median(values), 3)
+
+
+# What follows runs in processes of their own.
+
+
+def prepare(words: dict[str, Any]) -> None:
+    """Cut the scene, draw a net, and find what it says of windows with all their context."""
+    import torch
+
+    from whatwhere.nn.build import seen_margin
+
+    torch.set_num_threads(threads())
+    folder, pixels = Path(words["folder"]), cut_scene(words)
+    net = draw_net(words["encoder"], pixels)
+    torch.save(net.state_dict(), folder / "net.pt")
+    probe: Any = torch.nn.Sequential(net)
+    probe.encoder, probe.in_channels = types.SimpleNamespace(stride=STRIDE), len(pixels)
+    margin = seen_margin(probe)
+    if margin is None:
+        sys.exit("a net that sees the whole window has no seam error: choose another encoder")
+    halo = -(-margin // STRIDE) * STRIDE
+    np.save(folder / "whole.npy", see_whole(net, pixels, halo))
+    _, height, width = pixels.shape
+    facts = {"margin": margin, "halo": halo, "height": height, "width": width}
+    print(json.dumps(facts))
+
+
+def cut_scene(words: dict[str, Any]) -> NDArray[np.uint8]:
+    """Write what is mapped to `scene.tif`, and return its pixels `(3, H, W)`."""
+    with rasterio.open(words["scene"]) as file:
+        if file.count != 3 or file.dtypes[0] != "uint8":
+            sys.exit("the scene must have three bands of bytes")
+        height, width = (min(words["crop"] or side, side) for side in file.shape)
+        pixels: NDArray[np.uint8] = file.read(window=Window(0, 0, width, height))
+        placed = {"crs": file.crs, "transform": file.transform}
+    layout = {"driver": "GTiff", "tiled": True, "blockxsize": 256, "blockysize": 256}
+    layout |= {"compress": "deflate", "interleave": "pixel", "dtype": "uint8", **placed}
+    path = Path(words["folder"], "scene.tif")
+    with rasterio.open(path, "w", count=3, height=height, width=width, **layout) as file:
+        file.write(pixels)
+    return pixels
+
+
+def build_net(encoder: str) -> Any:
+    """Build the net that all run, without weights."""
+    import segmentation_models_pytorch as smp
+
+    return smp.Unet(encoder, encoder_weights=None, in_channels=3, classes=1)
+
+
+def draw_net(encoder: str, pixels: NDArray[np.uint8]) -> Any:
+    """Draw weights, let the norms see the scene, and spread the logits (standard deviation 2)."""
+    import torch
+
+    torch.manual_seed(0)
+    net = build_net(encoder)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all that is seen
+    rng = np.random.default_rng(0)
+    side = min(512, *(length // STRIDE * STRIDE for length in pixels.shape[1:]))
+    corners = [[int(rng.integers(0, n - side + 1)) for n in pixels.shape[1:]] for _ in range(8)]
+    images = [normalized(pixels[:, r : r + side, c : c + side]) for r, c in corners]
+    with torch.no_grad():
+        net.train()
+        for image in images:
+            net(image)
+        net.eval()
+        logits = torch.cat([net(image) for image in images])
+        last = net.segmentation_head[0]
+        gain = 2 / float(logits.std())
+        last.weight *= gain
+        last.bias.copy_((last.bias - logits.mean()) * gain)
+    return net
+
+
+def see_whole(net: Any, pixels: NDArray[np.uint8], halo: int) -> Probabilities:
+    """Return `(H, W)` probabilities with all the context there is to see; NaN near the edge."""
+    import torch
+
+    _, height, width = pixels.shape
+    whole = np.full((height, width), np.nan, dtype=np.float32)
+    ends = [side // STRIDE * STRIDE - halo for side in (height, width)]
+    with torch.inference_mode():
+        for row in range(halo, ends[0], CORE):
+            for column in range(halo, ends[1], CORE):
+                last, right = min(row + CORE, ends[0]), min(column + CORE, ends[1])
+                seen = pixels[:, row - halo : last + halo, column - halo : right + halo]
+                found = torch.sigmoid(net(normalized(seen)))[0, 0].numpy()
+                whole[row:last, column:right] = found[halo:-halo, halo:-halo]
+    if np.isnan(whole).all():
+        sys.exit(f"the scene is too small: it needs sides above {2 * halo} px")
+    return whole
+
+
+def normalized(pixels: NDArray[np.uint8]) -> Any:
+    """Return `(1, 3, H, W)` as the net takes it."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(pixels)).float()[None] / 255
+
+
+def load_net(job: Job) -> Any:
+    """Return the net with its weights."""
+    import torch
+
+    torch.set_num_threads(threads())
+    net = build_net(job.encoder)
+    net.load_state_dict(torch.load(Path(job.folder, "net.pt"), weights_only=True))
+    return net.eval()
+
+
+def ours(job: Job, net: Any) -> Run:
+    """`map_scene`, as `whatwhere predict` calls it."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from made_maps import make_predictor
+    from whatwhere.predict.backends import TorchBackend
+    from whatwhere.predict.blocks import Answer
+    from whatwhere.predict.engine import Predictor
+    from whatwhere.predict.maps import MapOptions, map_scene
+    from whatwhere.predict.parts import Parts
+    from whatwhere.talk import QUIET
+    from whatwhere.types import Geometry, Normalization
+
+    card = dataclasses.replace(
+        make_predictor().card,
+        normalization=Normalization((0.0,) * 3, (255.0,) * 3),
+        geometry=Geometry(STRIDE, job.margin),
+    )
+    predictor = Predictor(card, TorchBackend(net, "binary"), job.tile, "seeded")
+    overlap = None if job.name == "ours-exact" else job.overlap
+    options = MapOptions(thresholds=(0.5,), overlap=overlap)
+    make = Parts.make
+
+    def run(output: Path, keep: Probabilities | None) -> None:
+        def note(parts: Parts, number: int, answer: Answer) -> None:
+            if keep is not None:
+                keep[parts.plan.window(number).slices] = answer.probabilities[0]
+            make(parts, number, answer)
+
+        Parts.make = make if keep is None else note  # type: ignore[method-assign]
+        map_scene([predictor], job.scene, output, options, QUIET)
+
+    return run
+
+
+def monai(job: Job, net: Any) -> Run:
+    """MONAI's inferer on the whole scene."""
+    import torch
+    from monai.inferers import SlidingWindowInferer
+
+    # MONAI cuts the fractions of a step off: half a pixel makes up for rounding.
+    fraction = (2 * job.overlap - 0.5) / job.tile
+    inferer = SlidingWindowInferer(job.tile, 1, fraction, mode="gaussian")
+
+    def run(output: Path, keep: Probabilities | None) -> None:
+        pixels, profile = read_scene(job)
+        with torch.inference_mode():
+            found = torch.sigmoid(inferer(pixels, net))[0, 0].numpy()
+        write_mask(output, found, profile, keep)
+
+    return run
+
+
+def terratorch(job: Job, net: Any) -> Run:
+    """TerraTorch's tiled inference on the whole scene."""
+    import torch
+    from terratorch.tasks.tiled_inference import tiled_inference
+
+    wide = job.name.endswith("-wide")
+    words = {"crop": job.tile, "stride": job.tile - 2 * job.overlap, "batch_size": 1}
+    # Where the scene begins for it must be a multiple of the net's stride.
+    words["delta"] = job.overlap if wide else job.overlap // 2 // STRIDE * STRIDE
+
+    def run(output: Path, keep: Probabilities | None) -> None:
+        pixels, profile = read_scene(job)
+        with torch.inference_mode():
+            padding = "reflect" if words["delta"] else False
+            found = tiled_inference(net, pixels, padding=padding, **words)
+            found = torch.sigmoid(found)[0, 0].numpy()
+        write_mask(output, found, profile, keep)
+
+    return run
+
+
+def geoai(job: Job, net: Any) -> Run:
+    """Semantic inference of geoai, which reads and writes by itself; it divides bytes by 255."""
+    import torch
+    from geoai.train import semantic_inference_on_geotiff
+
+    class Two(torch.nn.Module):
+        """Two logits, whose softmax is the sigmoid of one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, image: Any) -> Any:
+            logit = self.net(image)
+            return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+    words: dict[str, Any] = {"probability_threshold": 0.5, "device": torch.device("cpu")}
+    words |= {"window_size": job.tile, "overlap": 2 * job.overlap, "batch_size": 1, "quiet": True}
+    two = Two()
+
+    def run(output: Path, keep: Probabilities | None) -> None:
+        beside = output.with_suffix(".probabilities.tif")
+        if keep is not None:
+            words["probability_path"] = str(beside)
+        semantic_inference_on_geotiff(two, str(job.scene), str(output), **words)
+        if keep is not None:
+            with rasterio.open(beside) as file:
+                keep[:] = file.read(2)
+
+    return run
+
+
+def geo_inference(job: Job, net: Any) -> Run:
+    """geo-inference on the net as TorchScript, which reads and writes by itself."""
+    import geo_inference.geo_inference as peer
+    import torch
+
+    class Scripted(torch.nn.Module):
+        """From bytes to probabilities."""
+
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.net = inner
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(self.net(image.float() / 255))
+
+    path, work = Path(job.folder, "scripted.pt"), Path(job.folder, "work")
+    if not path.exists():
+        torch.jit.script(Scripted(net)).save(path)
+    work.mkdir(exist_ok=True)
+    words: dict[str, Any] = {
+        "model": str(path),
+        "work_dir": str(work),
+        "device": "cpu",
+        "num_classes": 1,
+    }
+    inference = peer.GeoInference(**words, prediction_threshold=0.5)
+    once, step = peer.runModel, job.tile // 2
+
+    def run(output: Path, keep: Probabilities | None) -> None:
+        if keep is not None:
+            height, width = keep.shape
+            sums = np.zeros((2, height + 2 * job.tile, width + 2 * job.tile))
+
+            def note(*given: Any, block_info: Any = None, **more: Any) -> Any:
+                found = once(*given, block_info=block_info, **more)
+                if block_info and found is not None:
+                    row, column = (i * step for i in block_info[0]["chunk-location"][1:])
+                    sums[:, row : row + job.tile, column : column + job.tile] += found
+                return found
+
+            peer.runModel = note
+            inference.model = Scripted(net)  # whose tiles can be kept
+        name = inference(str(job.scene), patch_size=job.tile, workers=1)
+        (work / name).replace(output)
+        if keep is not None:
+            keep[:] = (sums[0] / np.maximum(sums[1], 1e-12))[:height, :width]
+
+    return run
+
+
+def read_scene(job: Job) -> tuple[Any, dict[str, Any]]:
+    """Read the whole scene as the net takes it, and its profile."""
+    with rasterio.open(job.scene) as file:
+        return normalized(file.read()), dict(file.profile)
+
+
+def write_mask(
+    path: Path, found: Probabilities, profile: dict[str, Any], keep: Probabilities | None
+) -> None:
+    """Decide, and write a GeoTIFF like the scene's."""
+    with rasterio.open(path, "w", **{**profile, "count": 1}) as file:
+        file.write((found >= 0.5).astype(np.uint8), 1)
+    if keep is not None:
+        keep[:] = found
+
+
+WAYS: dict[str, Callable[[Job, Any], Run]] = {
+    "ours": ours,
+    "monai": monai,
+    "geo-inference": geo_inference,
+    "geoai": geoai,
+    "terratorch": terratorch,
+}
+
+
+def ready(words: dict[str, Any]) -> tuple[Job, Any, Run]:
+    """Import a way's libraries, load the net, and make all ready that is made once."""
+    job = Job(**words)
+    way = job.name.removesuffix("-exact").removesuffix("-wide")
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")
+        importlib.import_module(MODULES[way])
+        net = load_net(job)
+        return job, net, WAYS[way](job, net)
+
+
+def map_it(words: dict[str, Any]) -> None:
+    """Map the scene once, and print what it took."""
+    job, _, run = ready(words)
+    output = Path(job.folder, f"map-{job.name}.tif")
+    output.unlink(missing_ok=True)
+    before, cpu, started = peak_memory_mb(), cpu_seconds(), time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr):
+        run(output, None)
+    taken = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - cpu}
+    print(json.dumps({**rounded(taken), "peak_mb": (peak_memory_mb() or 0) - (before or 0)}))
+
+
+def seam(words: dict[str, Any]) -> None:
+    """Map the scene, keep the tiles that the net is given, and print how far seams are seen."""
+    job, net, run = ready(words)
+    job.tiles.mkdir()
+    whole: Probabilities = np.load(Path(job.folder, "whole.npy"))
+    pixels = 0
+
+    def note(_net: Any, images: tuple[Any, ...]) -> None:
+        nonlocal pixels
+        name = f"{len(list(job.tiles.iterdir())):06d}.npy"
+        np.save(job.tiles / name, np.asarray(images[0]))
+        pixels += images[0][:, 0].numel()
+
+    net.register_forward_pre_hook(note)
+    keep = np.full(whole.shape, np.nan, dtype=np.float32)
+    output = Path(job.folder, f"seam-{job.name}.tif")
+    with contextlib.redirect_stdout(sys.stderr):
+        run(output, keep)
+    inside = ~np.isnan(whole)
+    apart = np.abs(keep - whole)[inside]
+    with rasterio.open(output) as file:
+        differs = (file.read(1) == 1)[inside] != (whole >= 0.5)[inside]
+    found = {
+        "tiles": len(list(job.tiles.iterdir())),
+        "computed": round(pixels / whole.size, 3),
+        "seam_max": float(f"{apart.max():.3g}"),
+        "seam_mean": float(f"{apart.mean():.3g}"),
+        "mask_differs": float(f"{differs.mean():.3g}"),
+    }
+    print(json.dumps(found))
+
+
+def net_alone(words: dict[str, Any]) -> None:
+    """Run the net on the tiles of a way, and print what it took."""
+    import torch
+
+    job = Job(**words)
+    net = load_net(job)
+    seconds = cpu = 0.0
+    with torch.inference_mode():
+        for path in sorted(job.tiles.iterdir()):
+            images = torch.from_numpy(np.load(path))
+            before, started = cpu_seconds(), time.perf_counter()
+            net(images)
+            seconds += time.perf_counter() - started
+            cpu += cpu_seconds() - before
+    print(json.dumps(rounded({"seconds": seconds, "cpu_seconds": cpu})))
+
+
+def cpu_seconds() -> float:
+    """Return what this process and its children have had of the processors [s]."""
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def rounded(figures: dict[str, float]) -> dict[str, float]:
+    """Keep milliseconds."""
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+WORKS = {"prepare": prepare, "seam": seam, "map": map_it, "net": net_alone}
+
+
+if __name__ == "__main__":
+    main()
