@@ -51,7 +51,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from rows import append
 
-from whatwhere.machine import peak_memory_mb, threads
+from whatwhere.machine import keep_pages, peak_memory_mb, threads
 
 SCENE = "oam_banepa/scene_train.tif"
 STRIDE = 32
@@ -330,6 +330,7 @@ def load_net(job: Job) -> Any:
     import torch
 
     torch.set_num_threads(threads())
+    keep_pages()  # as our pipeline does: the others and the net alone are helped by it too
     net = build_net(job.encoder)
     net.load_state_dict(torch.load(Path(job.folder, "net.pt"), weights_only=True))
     return net.eval()
