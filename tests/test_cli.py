@@ -14,24 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from made import salt_folder, snapshot, write_pair
+from told import RUNNER, assert_told, call
 from whatwhere import __version__, cli
-
-RUNNER = CliRunner()
-
-
-def call(*words: object) -> Result:
-    return RUNNER.invoke(cli.app, [str(word) for word in words])
-
-
-def assert_told(result: Result, code: int, *patterns: str) -> None:
-    """One message, the right exit code, no traceback."""
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    for pattern in patterns:
-        assert re.search(pattern, result.output), result.output
 
 
 @pytest.fixture(scope="module")

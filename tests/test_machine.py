@@ -45,4 +45,4 @@ def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_keeping_pages_does_nothing_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
-    assert machine.keep_pages() is False
+    assert machine.keep_pages() is False and machine.share_pages() is False

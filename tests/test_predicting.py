@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,27 +11,14 @@ import pytest
 import rasterio
 from affine import Affine
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from made import snapshot
 from made_maps import make_pixels, make_predictor, save_bundle, write_scene
-from whatwhere import cli, jobs
+from told import assert_told, call
+from whatwhere import jobs
 from whatwhere.io.vector import read_features
 from whatwhere.predict import plan
 from whatwhere.talk import QUIET
-
-RUNNER = CliRunner()
-
-
-def call(*words: object) -> Result:
-    return RUNNER.invoke(cli.app, [str(word) for word in words])
-
-
-def assert_told(result: Result, code: int, *patterns: str) -> None:
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    for pattern in patterns:
-        assert re.search(pattern, result.output), result.output
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from whatwhere import jobs
 from whatwhere.bundle import load_card
 from whatwhere.cli import app
 from whatwhere.errors import DataError, UsageError
-from whatwhere.io.vector import read_features
+from whatwhere.io.vector import read_features, write_features
 from whatwhere.talk import QUIET, Talk
 
 SETTINGS: dict[str, Any] = {
@@ -170,3 +170,16 @@ def test_a_net_that_looks_at_whole_tiles_has_its_seams_measured(
     told = [line for line in lines if line.startswith("seams")]
     error = load_card(tmp_path / "run").scores["seam_error"]
     assert len(told) == 1 and f"{error:.3f}" in told[0] and 0 < error < 1
+
+
+def test_fields_that_could_tell_classes_apart_are_named(tmp_path: Path) -> None:
+    scene, labels, _ = town(tmp_path)
+    shapes = read_features(labels)
+    kinds = np.array(["house", "shed"] * len(shapes.shapes), dtype=object)[: len(shapes.shapes)]
+    columns = {"kind": kinds, "id": np.arange(len(kinds)), "same": np.ones(len(kinds))}
+    path = write_features(tmp_path / "more.gpkg", shapes.crs, shapes.shapes, columns)
+    found = jobs.inspect(scene, labels=path, talk=QUIET)
+    causes = [one["cause"] for one in found["problems"] if "--class-field" in one["remedy"]]
+    assert len(causes) == 1 and "kind (2 values)" in causes[0] and "same" not in causes[0]
+    named = jobs.inspect(scene, labels=path, class_field="kind", talk=QUIET)
+    assert not [one for one in named["problems"] if "--class-field" in one["remedy"]]

@@ -14,7 +14,7 @@ from whatwhere.bundle import Card
 from whatwhere.data.sources import images_of
 from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.io.raster import SUFFIXES as RASTERS
-from whatwhere.io.raster import open_raster
+from whatwhere.io.raster import close_handles, open_raster
 from whatwhere.io.vector import WRITTEN as VECTORS
 from whatwhere.predict.assemble import Polygons, write_vrt
 from whatwhere.predict.decide import parse_thresholds
@@ -191,7 +191,10 @@ def _map(
             keep_parts=wanted.keep_parts,
         )
         try:
-            mapped = map_scene(members, scene, target, options, talk)
+            try:
+                mapped = map_scene(members, scene, target, options, talk)
+            finally:
+                close_handles()  # on Windows nobody may replace a file that is open
         except DataError as error:
             if len(scenes) == 1:
                 raise

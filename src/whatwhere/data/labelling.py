@@ -19,6 +19,8 @@ from whatwhere.io.mend import are_areas
 from whatwhere.io.raster import Raster, open_raster
 from whatwhere.types import Classes
 
+_FEW = 32  # values that a field of classes has at the most
+
 
 class _Key(NamedTuple):
     """What is read of a vector file.
@@ -107,6 +109,7 @@ class LabelFiles:
             if stems and not folder:
                 self.class_name = "foreground"
             self._one, self._none = _single(classes)
+            self._hint(vectors[0])
         paths = [one.labels for one in files]
         self._own = {path for path in paths if len(paths) > 1 and paths.count(path) == 1}
 
@@ -213,6 +216,18 @@ class LabelFiles:
         if nameless:
             cause = f"{nameless} of {len(found.values)} shapes have no {column}."
             self._problems.append(Problem("warning", str(path), cause, "They are not labelled."))
+
+    def _hint(self, one: SceneFiles) -> None:
+        """Note the fields that could tell classes apart, where none was named."""
+        if self._features.get(_Key.labels(one)) is None:
+            return
+        fields = vector.field_names(one.labels, layer=one.layer, trust=one.trust)
+        likely = [f"{name} ({n} values)" for name, n in fields.items() if 1 < n <= _FEW]
+        if likely:
+            more = f" and {len(likely) - 4} more" if len(likely) > 4 else ""
+            cause = f"all shapes are one class; they have the fields {', '.join(likely[:4])}{more}."
+            remedy = "If one of them tells classes apart, name it: --class-field."
+            self._problems.append(Problem("note", str(one.labels), cause, remedy))
 
     def _number(self, vectors: Sequence[SceneFiles], classes: Classes | None) -> Numbering:
         keys = dict.fromkeys(map(_Key.labels, vectors))

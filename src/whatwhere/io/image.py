@@ -102,10 +102,7 @@ def read_mask(path: Path) -> tuple[NDArray[np.int64], Valid]:
 def _read(path: Path, *, palette_to_colors: bool) -> tuple[NDArray[Any], str]:
     """Return `(H, W, samples)` and the samples' letters, such as `L`, `RGB` or `RGBA`."""
     with _told(path):
-        if not path.is_file():
-            what = "this is not a plain file." if path.exists() else "there is no such file."
-            raise fault(path, what, "Check the name.")
-        head = _head(path)
+        head = read_head(path)
         if head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+") and _is_rich_tiff(path):
             return _read_rich_tiff(path)
         if head.startswith(b"\x89PNG"):
@@ -124,9 +121,20 @@ def _read(path: Path, *, palette_to_colors: bool) -> tuple[NDArray[Any], str]:
             return _upright(samples, picture.getexif().get(_ORIENTATION, 1)), bands
 
 
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as stream:
-        head = stream.read(16)
+def read_head(path: Path, size: int = 16) -> bytes:
+    """Return the first bytes of a file, which say what it is.
+
+    Raises:
+        DataError: There is no such file, it is no plain one, is empty, or may not be read.
+    """
+    if not path.is_file():
+        what = "this is not a plain file." if path.exists() else "there is no such file."
+        raise fault(path, what, "Check the name.")
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(size)
+    except PermissionError as error:
+        raise fault(path, "the file may not be read.", "Give yourself the right to.") from error
     if not head:
         raise fault(path, "the file is empty.", "Copy it again, or take it out.")
     return head

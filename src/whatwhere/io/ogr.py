@@ -26,7 +26,7 @@ from whatwhere.io.crs import (
     parse_crs,
     to_wkt,
 )
-from whatwhere.io.image import fault
+from whatwhere.io.image import fault, read_head
 
 _SHAPEFILE = "ESRI Shapefile"
 _PREFIXES = {"GeoJSON": "GeoJSON:{}", "GPKG": 'GPKG:"{}"'}  # they name the driver to GDAL
@@ -97,16 +97,7 @@ def find_source(path: Path, trust: bool) -> Source:
         return Source(path, name, None)
     if remote or text.startswith("/vsi"):
         raise fault(path, "this is on a network, or inside another file.", _TRUST)
-    if not path.is_file():
-        what = "this is not a plain file." if path.exists() else "there is no such file."
-        raise fault(path, what, "Check the name.")
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(256)
-    except PermissionError as error:
-        raise fault(path, "the file may not be read.", "Give yourself the right to.") from error
-    if not head:
-        raise fault(path, "the file is empty.", AGAIN)
+    head = read_head(path, 256)
     plain = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     driver = next((name for start, name in _BEGINNINGS if head.startswith(start)), None)
     if plain.startswith(b"{"):

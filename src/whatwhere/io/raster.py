@@ -28,7 +28,7 @@ from rasterio.windows import Window as _Window
 from whatwhere.errors import DataError, Problem
 from whatwhere.grid import Grid
 from whatwhere.io.crs import to_wkt
-from whatwhere.io.image import fault
+from whatwhere.io.image import fault, read_head
 from whatwhere.tiling import reflect
 from whatwhere.types import Valid, Window
 
@@ -349,16 +349,7 @@ def _driver(path: Path) -> str:
     text = str(path)
     if "://" in text or text.startswith("/vsi") or ":/" in text.replace("\\", "/")[2:]:
         raise fault(path, "this is on a network, or inside another file.", _TRUST)
-    if not path.is_file():
-        what = "this is not a plain file." if path.exists() else "there is no such file."
-        raise fault(path, what, "Check the name.")
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(64)
-    except PermissionError as error:
-        raise fault(path, "the file may not be read.", "Give yourself the right to.") from error
-    if not head:
-        raise fault(path, "the file is empty.", "Copy it again.")
+    head = read_head(path, 64)
     for beginnings, driver in _DRIVERS:
         if head.startswith(beginnings):
             return driver

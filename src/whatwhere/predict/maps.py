@@ -18,7 +18,7 @@ from whatwhere.io.geotiff import stamp_of
 from whatwhere.io.hints import undeclared_nodata
 from whatwhere.io.raster import Raster, open_raster
 from whatwhere.io.vector import WRITTEN, require_writable
-from whatwhere.machine import keep_pages, threads
+from whatwhere.machine import share_pages, threads
 from whatwhere.predict.assemble import Polygons, assemble_polygons, assemble_raster
 from whatwhere.predict.blocks import FREE, UPRIGHT, Segmenter, bands_in
 from whatwhere.predict.engine import Predictor, usual_tile
@@ -118,8 +118,8 @@ def map_scene(
     _check_targets(scene, targets)
     if options.polygons:
         require_writable(options.polygons.path, raster.grid.crs)
-    for place in {path.absolute().parent for path in targets}:
-        files.check_writable(place)
+    for parent in {path.absolute().parent for path in targets}:
+        files.check_writable(parent)
     height, width = plan.size
     planes = sum(10 * segmenter.outputs if kind != "mask" else 2 for kind in plan.outputs)
     disk = require_space(output, height * width, planes)
@@ -149,7 +149,7 @@ def map_scene(
     try:
         mapped = assemble(parts, output, options.polygons, talk)
     except DataError:
-        if folder.exists() or not _is_made(targets, plan):
+        if folder.exists() or not _is_made(targets, parts.plan):
             raise
         talk.say(f"done     {output}: another shard has put it together")
         return Mapped(targets)
@@ -377,7 +377,8 @@ def _make(
     size = plan.size[0] * plan.size[1]
     clock, done, told = time.monotonic(), 0, 0.0
     read = functools.partial(segmenter.read, raster)
-    keep_pages()
+    # keep_pages()
+    share_pages()
     if segmenter.lattice.blend:  # blocks that share tiles come one after the other
         todo = sorted(todo, key=lambda n: (n % plan.columns // _PANEL, n))
     windows = [plan.window(number) for number in todo]
