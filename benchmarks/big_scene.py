@@ -66,10 +66,11 @@ def work(scene: str, out: str, model: str) -> None:
     """Map one scene and print what it took."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from made_maps import make_predictor
-    from whatwhere.machine import peak_memory_mb
+    from whatwhere.machine import large_pages, peak_memory_mb
     from whatwhere.predict.maps import MapOptions, map_scene
     from whatwhere.talk import QUIET
 
+    large_pages()  # as the command line does
     arguments = {"n_filters": 16} if model == "tutorial" else {}
     predictor = make_predictor(model, **arguments)
     largest, over = 0, threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import pytest
 
@@ -46,3 +47,16 @@ def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 def test_keeping_pages_does_nothing_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     assert machine.keep_pages() is False and machine.share_pages() is False
+
+
+def test_torch_takes_large_pages_where_the_user_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    assert machine.large_pages() and os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    assert not machine.large_pages() and os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+    monkeypatch.setattr(machine.sys, "platform", "win32")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    assert not machine.large_pages() and "THP_MEM_ALLOC_ENABLE" not in os.environ

@@ -377,7 +377,6 @@ def _make(
     size = plan.size[0] * plan.size[1]
     clock, done, told = time.monotonic(), 0, 0.0
     read = functools.partial(segmenter.read, raster)
-    # keep_pages()
     share_pages()
     if segmenter.lattice.blend:  # blocks that share tiles come one after the other
         todo = sorted(todo, key=lambda n: (n % plan.columns // _PANEL, n))
