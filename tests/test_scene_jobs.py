@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from typer.testing import CliRunner
 
@@ -183,3 +184,31 @@ def test_fields_that_could_tell_classes_apart_are_named(tmp_path: Path) -> None:
     assert len(causes) == 1 and "kind (2 values)" in causes[0] and "same" not in causes[0]
     named = jobs.inspect(scene, labels=path, class_field="kind", talk=QUIET)
     assert not [one for one in named["problems"] if "--class-field" in one["remedy"]]
+
+
+def test_a_piece_of_the_training_scene_is_scored_where_it_was_not_seen(
+    trained: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    scene, labels, run = trained
+    with rasterio.open(scene) as source:
+        window = rasterio.windows.Window(5, 7, 620, 610)  # off the run's blocks
+        profile = {**source.profile, "width": 620, "height": 610}
+        profile["transform"] = source.window_transform(window)
+        with rasterio.open(tmp_path / "piece.tif", "w", **profile) as piece:
+            piece.write(source.read(window=window))
+    scores = jobs.evaluate(
+        run, tmp_path / "piece.tif", labels=labels, device="cpu", part="all", talk=QUIET
+    )
+    every = scores["images"]
+    scores = jobs.evaluate(run, tmp_path / "piece.tif", labels=labels, device="cpu", talk=QUIET)
+    assert "whose ground it has" in scores["on"] and scores["images"] < every
+    with rasterio.open(tmp_path / "piece.tif", "r+") as piece:  # the same pixels, elsewhere
+        piece.transform = piece.transform @ Affine.translation(5000, 0)
+    places = [(row - 7, column - 5, height, width) for row, column, height, width in PLACES]
+    elsewhere = write_places(
+        tmp_path / "elsewhere.geojson",
+        places,
+        transform=profile["transform"] @ Affine.translation(5000, 0),
+    )
+    scores = jobs.evaluate(run, tmp_path / "piece.tif", labels=elsewhere, device="cpu", talk=QUIET)
+    assert scores["on"] == "all pairs" and scores["images"] == every

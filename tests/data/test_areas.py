@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from made_maps import NORTH_UP
+from made_maps import NORTH_UP, write_scene
 from made_scenes import PLACES, bright_scene, town, truth_of, write_places
 from whatwhere.config import make_recipe
 from whatwhere.data.areas import deal_blocks, keep_apart, with_labels, write_splits
@@ -243,6 +243,37 @@ def test_the_gap_holds_at_corners_and_between_scenes(tmp_path: Path) -> None:
         for b in held:
             down, across = max(a[0] - b[2], b[0] - a[2]), max(a[1] - b[3], b[1] - a[3])
             assert max(down, across) >= 16
+
+
+def test_training_blocks_with_nothing_left_are_told(tmp_path: Path) -> None:
+    found = survey(two_scenes(tmp_path, 256), Wish(chip_size=64))
+    classes = classes_of(found, "")
+    names = [pair.key for pair in found.pairs]
+    held = set(names[::2])
+    dealt: dict[Split, list[Any]] = {"train": [], "val": [], "test": []}
+    for pair in found.pairs:
+        dealt["val" if pair.key in held else "train"].append(pair)
+    bare = dealt["train"][0]
+    numbers = [Counter({99: zone.total()}) for zone in found.facts[bare.key].zones]  # type: ignore[attr-defined]
+    facts = {**found.facts, bare.key: replace(found.facts[bare.key], zones=tuple(numbers))}  # type: ignore[call-arg]
+    left, splits = keep_apart(replace(found, facts=facts), dealt, classes)
+    assert len(splits["train"]) == len(dealt["train"]) - 1 and bare.key not in left.facts
+    (warned,) = [p for p in left.problems if "too near others" in p.cause]
+    assert bare.key in warned.cause and warned.severity == "warning"
+
+
+def test_a_sparse_scene_is_measured_by_enough_of_its_pixels(tmp_path: Path) -> None:
+    truth = np.zeros((512, 512), dtype=np.int64)
+    pixels = np.zeros((1, 512, 512), dtype=np.uint16)
+    pixels[0, :20, :20] = np.random.default_rng(1).integers(100, 200, (20, 20))  # 400 px with data
+    truth[:10] = 1
+    scene = write_scene(tmp_path / "s.tif", pixels, nodata=0)
+    labels = write_places(tmp_path / "l.geojson", [(0, 0, 10, 512)])
+    found = survey(scene, Wish(chip_size=64), labels=labels)
+    (facts,) = found.facts.values()
+    values = facts.values  # type: ignore[attr-defined]
+    assert values.shape[0] == 1 and 100 <= values.shape[1] <= 400
+    assert values.min() >= 100 and values.max() < 200
 
 
 def test_blocks_without_a_known_number_are_left_out(tmp_path: Path) -> None:

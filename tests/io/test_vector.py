@@ -316,6 +316,15 @@ def test_a_style_table_is_no_layer_and_a_table_has_no_shapes(tmp_path: Path) -> 
         read_features(empty)
 
 
+def test_a_file_without_features_may_be_meant(tmp_path: Path) -> None:
+    path = tmp_path / "none.geojson"
+    path.write_text('{"type": "FeatureCollection", "features": []}', encoding="utf-8")
+    with pytest.raises(DataError, match="it holds no features"):
+        read_features(path)
+    nothing = read_features(path, empty=True)
+    assert len(nothing.shapes) == 0 and nothing.crs and nothing.values == ()
+
+
 def test_a_missing_field_is_told_with_the_nearest(tmp_path: Path) -> None:
     path = stored(tmp_path / "a.gpkg")
     with pytest.raises(DataError, match="no field 'Nam'; it has name, n. Is 'name' meant?"):
