@@ -167,6 +167,11 @@ class Recipe:
     shift: float = _setting(0.05, "largest shift [share of the side]", low=0.0, high=1.0)
     brightness: float = _setting(0.1, "largest change of brightness [standard deviations]", low=0.0)
     contrast: float = _setting(0.1, "largest change of contrast [share]", low=0.0, high=1.0)
+    mixup: float = _setting(
+        0.0,
+        "lay training images over each other; alpha of the shares, such as 0.4; 0: never",
+        low=0.0,
+    )
 
     def __post_init__(self) -> None:
         wrong = [*_out_of_range(self)]

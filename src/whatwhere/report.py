@@ -42,6 +42,12 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
         if recipe["augment"]
         else "Training chips were not augmented."
     )
+    if recipe.get("mixup"):
+        changes += (
+            " Each was laid over another one of its batch, the share drawn from a beta "
+            f"distribution (alpha {recipe['mixup']:g}), and the losses of both masks were mixed "
+            "alike."
+        )
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     text = (
         f"A U-Net ({_net(card)}) was trained on {data['train']} {_what(card)} and validated on "

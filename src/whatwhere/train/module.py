@@ -16,6 +16,7 @@ from whatwhere.data.loader import Batch
 from whatwhere.errors import NumericsError
 from whatwhere.losses import build_loss, match
 from whatwhere.nn.dynamic import join_presence
+from whatwhere.train.mixing import mix
 from whatwhere.train.optim import make_optimizer
 from whatwhere.types import Task
 
@@ -70,23 +71,38 @@ class Segmentation(pl.LightningModule):
         The loss is computed in 32 bits, whatever the precision of the net. A net that also says
         whether there is anything in the chip answers for that too.
         """
+        logits, presence = self._answers(batch["image"])
+        loss, count = self._loss(logits, presence, batch)
+        return loss, count, logits
+
+    def _answers(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits, and those of whether there is anything, if the net tells."""
         net: Any = self.net
-        presence: Tensor | None = None
-        if self.recipe.anything:
-            pixels, presence = net.parts(batch["image"])
-            logits = join_presence(pixels.float(), presence.float())
-        else:
-            logits = net(batch["image"])
+        if not self.recipe.anything:
+            return net(image).float(), None
+        pixels, presence = net.parts(image)
+        presence = presence.float()
+        return join_presence(pixels.float(), presence).float(), presence
+
+    def _loss(self, logits: Tensor, presence: Tensor | None, batch: Batch) -> tuple[Tensor, int]:
         with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.float()
             loss, count = self.loss(logits, batch["labels"], batch["valid"])
             if presence is not None:
-                there = presence_loss(presence.float(), batch["labels"], batch["valid"])
+                there = presence_loss(presence, batch["labels"], batch["valid"])
                 loss = loss + PRESENCE_WEIGHT * there
-        return loss, int(count), logits
+        return loss, int(count)
+
+    def _measure_mixed(self, batch: Batch) -> tuple[Tensor, int, Tensor]:
+        """As `measure`, of images that are laid over each other: both labels count, by share."""
+        mixed = mix(batch, self.recipe.mixup, self.recipe.seed, self.current_epoch)
+        logits, presence = self._answers(mixed.batch["image"])
+        loss, count = self._loss(logits, presence, mixed.batch)
+        other, _ = self._loss(logits, presence, mixed.other)
+        return mixed.share * loss + (1 - mixed.share) * other, count, logits
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
-        loss, count, logits = self.measure(batch)
+        measure = self._measure_mixed if self.recipe.mixup else self.measure
+        loss, count, logits = measure(batch)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NumericsError(
