@@ -6,9 +6,10 @@
     ├── DataError         ValueError     3  images, masks and folders
     ├── BundleError       ValueError     4  a bundle that is damaged, unknown or does not fit
     ├── OutputError       OSError        5  disks, permissions, memory
-    └── NumericsError     ArithmeticError 6 numbers that are no longer numbers
+    ├── NumericsError     ArithmeticError 6 numbers that are no longer numbers
+    └── BusyError         OSError        75 somebody else is at work there
 
-Ctrl-C ends with 130.
+Ctrl-C ends with 130, other signals with 128 and their number (SIGTERM: 143).
 
 Each one inherits a builtin too, so that callers may catch either. A message says what was asked,
 what came, and what to do.
@@ -55,6 +56,25 @@ class NumericsError(WhatwhereError, ArithmeticError):
     """A loss, a weight or a probability that is not a finite number."""
 
     exit_code = 6
+
+
+class BusyError(WhatwhereError, OSError):
+    """Somebody else is at work in a folder."""
+
+    exit_code = 75
+
+
+class Interrupted(KeyboardInterrupt):
+    """Work ended because a signal asked for it.
+
+    Attributes:
+        exit_code: What the program ends with.
+    """
+
+    def __init__(self, number: int | None = None) -> None:
+        """Take the number of the signal; None for Ctrl-C."""
+        super().__init__()
+        self.exit_code = INTERRUPTED if number is None else 128 + number
 
 
 Severity = Literal["error", "warning", "note"]

@@ -12,15 +12,20 @@ import errno
 import json
 import os
 import secrets
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from whatwhere.errors import OutputError
+from whatwhere.errors import BusyError, OutputError
 
 TEMPORARY = ".whatwhere-"
 """Temporary files start with this and have `.tmp` in their names."""
+
+LOCK = ".lock"
+"""The file that says who is at work in a folder."""
 
 _PATIENCE_S = 5.0  # for another process between two system calls
 
@@ -30,7 +35,7 @@ def told(path: Path, action: str) -> Iterator[None]:
     """Turn what the system says of a file that cannot be written into one sentence."""
     try:
         yield
-    except OutputError:
+    except (OutputError, BusyError):
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -164,6 +169,80 @@ def create_json(path: Path, value: Mapping[str, Any] | list[Any]) -> bool:
 def _as_json(value: Mapping[str, Any] | list[Any]) -> bytes:
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     return text.encode("utf-8")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep others out of a folder while the block runs.
+
+    The system gives the lock back when its holder dies, however that comes.
+
+    Raises:
+        BusyError: Somebody else holds it; the message names the process.
+        OutputError: The folder cannot be written.
+    """
+    make_folder(folder)
+    path = folder / LOCK
+    with told(path, "lock this folder"):
+        descriptor = _locked_file(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # on Windows a file that is open stays
+            path.unlink()
+        os.close(descriptor)
+
+
+def _locked_file(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            holder = os.read(descriptor, 100).decode("ascii", "replace").strip() or "another one"
+            os.close(descriptor)
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise
+            raise BusyError(
+                f"{path.parent}: process {holder} is at work in this folder. Wait for it, or take "
+                "another folder."
+            ) from None
+        try:
+            same = os.path.samestat(os.fstat(descriptor), os.stat(path))
+        except FileNotFoundError:
+            same = False
+        if same:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+            return descriptor
+        os.close(descriptor)  # its holder removed it before we had it
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, 1000, os.SEEK_SET)  # beyond the number, which others read
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files and folders that a process left which was killed.
+
+    Only for a folder that is locked: they may be somebody's.
+    """
+    for place, names, found in os.walk(folder):
+        for name in [one for one in names if one.startswith(TEMPORARY)]:
+            shutil.rmtree(Path(place, name), ignore_errors=True)
+            names.remove(name)
+        for name in found:
+            if name.startswith(TEMPORARY):
+                remove(Path(place, name))
 
 
 def remove(path: Path) -> None:

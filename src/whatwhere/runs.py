@@ -7,6 +7,7 @@ RUN/log.csv        a line for each epoch
 RUN/recipe.toml    how it was trained
 RUN/splits.json    which pairs trained, validated and test
 RUN/splits.geojson where they lie, for scenes
+RUN/checkpoints/   what it takes to go on with a training that is not finished
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from typing import Any
 
 from whatwhere import files, pictures, report
 from whatwhere.bundle import CARD, Card
-from whatwhere.errors import BundleError
+from whatwhere.config import Recipe, make_recipe, to_dict
+from whatwhere.errors import BundleError, UsageError
 from whatwhere.evaluate import Evaluation
+from whatwhere.talk import difference
 
+RECIPE = "recipe.toml"
 SPLITS = "splits.json"
 SPLIT_AREAS = "splits.geojson"
 _COLORS = (("right", pictures.RIGHT), ("false", pictures.FALSE), ("missed", pictures.MISSED))
@@ -55,6 +59,33 @@ def run_folder(path: Path) -> Path:
     if bundle.name == "bundle" and (bundle / CARD).is_file() and (bundle.parent / SPLITS).is_file():
         return bundle.parent
     return path
+
+
+def kept_recipe(run: Path, said: Recipe | None) -> Recipe:
+    """Return the recipe of a training that goes on.
+
+    Args:
+        run: The run folder.
+        said: What the user says now; None where that is nothing.
+
+    Raises:
+        UsageError: There is no training, or another one is said.
+    """
+    path = run / RECIPE
+    if not path.is_file():
+        raise UsageError(
+            f"{run}: there is no training to go on with (no {RECIPE}). Leave --resume out."
+        )
+    kept = make_recipe(path)
+    then, now = to_dict(kept), to_dict(said or kept)
+    rows = [(name, str(then[name]), str(now[name])) for name in then if then[name] != now[name]]
+    if rows:
+        raise UsageError(
+            f"{run}: this is not the training that was begun there:\n"
+            f"{difference(rows, ('begun with', 'now'))}\n"
+            "Leave these settings out, or begin anew in another folder."
+        )
+    return kept
 
 
 def has_report(run: Path) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from whatwhere import bundle, files, nets, pictures, report, runs
 from whatwhere import evaluate as scoring
-from whatwhere.config import MODELS, Recipe, to_toml
+from whatwhere.config import MODELS, Recipe, to_dict, to_toml
 from whatwhere.data import doctor
 from whatwhere.data.areas import write_splits
 from whatwhere.data.inputs import Inputs
@@ -23,10 +24,10 @@ from whatwhere.data.plan import DataPlan, plan_data
 from whatwhere.data.scenes import Block
 from whatwhere.data.sources import MASK_FOLDERS, Pair, Split
 from whatwhere.data.splits import own
-from whatwhere.errors import UsageError
+from whatwhere.errors import Interrupted, UsageError
 from whatwhere.io.image import read_image
 from whatwhere.losses import balanced_weights
-from whatwhere.machine import memory_mb, peak_memory_mb
+from whatwhere.machine import memory_mb, peak_memory_mb, threads
 from whatwhere.metrics import scores as score
 from whatwhere.nn.build import build_model, geometry
 from whatwhere.notation import parse_class_weights
@@ -36,9 +37,12 @@ from whatwhere.predict.engine import Predictor, load
 from whatwhere.predict.images import to_display
 from whatwhere.predict.seams import MOST, seam_error
 from whatwhere.runs import Run
-from whatwhere.talk import Talk
-from whatwhere.train.fit import Epoch, History, Weights, check_precision, fit
+from whatwhere.talk import Talk, difference
+from whatwhere.train.fit import Epoch, History, Weights, check_precision, finished, fit
+from whatwhere.train.keeper import tell_resumed
 from whatwhere.train.lr_find import LrCurve, find_lr
+from whatwhere.train.state import FOLDER as STATES
+from whatwhere.train.state import States
 from whatwhere.types import Geometry
 
 _EXAMPLES = 6
@@ -55,51 +59,151 @@ def train_run(
     dry_run: bool,
     talk: Talk,
     encoder: Any = None,
+    *,
+    resume: bool = False,
+    save_minutes: float = 5.0,
 ) -> Run | None:
     """Train, as `jobs.train` describes it."""
     device = choose_device(device)
     check_precision(recipe, device)
     if workers < 0:
         raise UsageError(f"--workers must be at least 0, not {workers}.")
-    _check_output(output, data.root)
+    if not 0 <= save_minutes < math.inf:
+        raise UsageError(f"--save-minutes must be at least 0, not {save_minutes}.")
+    if not resume:
+        _check_output(output, data.root)
     fresh = not output.exists()
     nets.check_model(recipe, encoder)
     files.check_writable(output)
     try:
-        plan = plan_data(data, recipe, talk)
-        plan.tell(talk)
-        course = _course(plan, device, workers, encoder)
-        _tell_course(course, talk)
-        _rehearse(course, output, talk)
-    except BaseException:
+        with files.locked(output):
+            if not resume:
+                _check_output(output, data.root)  # another run may have come first
+            files.sweep(output)
+            plan = plan_data(data, recipe, talk)
+            plan.tell(talk)
+            course = _course(plan, device, workers, encoder)
+            _tell_course(course, talk)
+            if resume:
+                return _go_on(course, output, save_minutes, talk)
+            _rehearse(course, output, talk)
+            if dry_run:
+                return None
+            _write_start(course, output)
+            return _whole_run(course, output, None, save_minutes, talk)
+    finally:
         _leave_no_trace(output, fresh)
-        raise
-    if dry_run:
-        _leave_no_trace(output, fresh)
-        return None
+
+
+def _write_start(course: _Course, output: Path) -> None:
+    """Write what a run is of; the recipe comes last: where it is, a training can go on."""
+    plan = course.plan
     files.write_json(output / runs.SPLITS, plan.split_lists())
     write_splits(output / runs.SPLIT_AREAS, plan.splits)
-    files.write_text(output / "recipe.toml", to_toml(recipe))
-    history = _fit(course, output, talk, log=output / "log.csv")
-    talk.say(f"done: {history.stopped}; the weights of epoch {history.best.epoch} were kept.")
-    if history.interrupted:
-        talk.say(
-            f"tune, evaluate and predict take {output} as it is; a new training needs a folder of "
-            "its own."
+    files.write_text(output / runs.RECIPE, to_toml(plan.recipe))
+
+
+def _go_on(course: _Course, output: Path, save_minutes: float, talk: Talk) -> Run:
+    """Go on from the newest state that is whole, or begin again where there is none."""
+    states = States(output / STATES)
+    if not states.paths() and (output / "report.html").exists():
+        raise UsageError(f"{output}: this training is finished: there is nothing to go on with.")
+    state = states.newest(talk.say)
+    if state is None:
+        talk.say("resume   no state was kept yet: the training begins again")
+        _write_start(course, output)
+    else:
+        _check_same(state["of"], _what(course), output)
+        tell_resumed(state, len(course.loader("train")), talk)
+        threads_then = state["of"]["threads"]
+        if threads_then != threads():
+            talk.say(
+                f"note     {threads_then} threads computed before, {threads()} do now: the last "
+                "digits of the weights will be others."
+            )
+    return _whole_run(course, output, state, save_minutes, talk)
+
+
+def _what(course: _Course) -> dict[str, Any]:
+    """What is trained: what a training that goes on must find again, and the threads."""
+    plan = course.plan
+    return {
+        "recipe": to_dict(plan.recipe),
+        "data": plan.contents(),
+        "versions": nets.versions(),
+        "device": course.device,
+        "threads": threads(),
+    }
+
+
+def _check_same(then: Mapping[str, Any], now: Mapping[str, Any], output: Path) -> None:
+    """Raise `UsageError` with a table where something else would be trained."""
+    rows = []
+    for part in ("recipe", "data", "versions"):
+        for name in {**then[part], **now[part]}:
+            pair = str(then[part].get(name, "–")), str(now[part].get(name, "–"))
+            if pair[0] != pair[1]:
+                rows.append((name, *pair))
+    if then["device"] != now["device"]:
+        rows.append(("device", then["device"], now["device"]))
+    if rows:
+        raise UsageError(
+            f"{output}: this is not the training that was begun there:\n"
+            f"{difference(rows, ('begun with', 'now'))}\n"
+            "Make them the same again, or begin anew in another folder."
         )
-        raise KeyboardInterrupt
+
+
+def _whole_run(
+    course: _Course,
+    output: Path,
+    state: Mapping[str, Any] | None,
+    save_minutes: float,
+    talk: Talk,
+) -> Run:
+    """Train to the end, and conclude."""
+    states = States(output / STATES)
+    history = None if state is None else finished(state, course.plan.recipe)
+    if history is None:
+        history = _fit(
+            course,
+            output,
+            talk,
+            log=output / "log.csv",
+            states=states,
+            state=state,
+            save_minutes=save_minutes,
+        )
+    if history.interrupted:
+        kept = any(row.best for row in history.epochs)
+        talk.say(
+            f"stopped  --resume goes on from here{_kept(states)}"
+            + (f"; tune, evaluate and predict take {output} as it is" if kept else "")
+        )
+        raise Interrupted(history.signal)
+    talk.say(f"done: {history.stopped}; the weights of epoch {history.best.epoch} were kept.")
     scores = _conclude(course, history, output, talk)
+    states.clear()
     talk.say(f"report   {output / 'report.html'}")
     return Run(output, bundle.load_card(output), scores)
+
+
+def _kept(states: States) -> str:
+    return "" if states.paths() else ", which is the beginning: no step was kept"
 
 
 def _check_output(output: Path, data: Path) -> None:
     """Refuse a folder in which something would be overwritten, or that is part of the data."""
     ours = (
-        *("bundle", "log.csv", "recipe.toml", runs.SPLITS, runs.SPLIT_AREAS),
-        *(report.FOLDER, "report.html"),
+        *("bundle", "log.csv", runs.RECIPE, runs.SPLITS, runs.SPLIT_AREAS),
+        *(report.FOLDER, "report.html", STATES),
     )
     there = [name for name in ours if (output / name).exists()]
+    if {runs.RECIPE, runs.SPLITS} <= {*there} and "report.html" not in there:
+        raise UsageError(
+            f"{output}: a training that was not finished is in this folder. --resume goes on with "
+            "it; take another folder for a new one."
+        )
     if "bundle" in there:
         raise UsageError(f"{output}: a run is in this folder. Take another one for the new run.")
     if there:
@@ -181,6 +285,9 @@ def _fit(
     *,
     log: Path | None = None,
     most_batches: int | None = None,
+    states: States | None = None,
+    state: Mapping[str, Any] | None = None,
+    save_minutes: float = 5.0,
 ) -> History:
     """Train; the bundle in `output` always holds the best weights so far."""
     plan, classes = course.plan, course.plan.classes
@@ -206,6 +313,10 @@ def _fit(
         most_batches=most_batches,
         class_weights=class_weights(plan),
         class_names=classes.names,
+        states=states,
+        state=state,
+        of=_what(course) if states is not None else None,
+        save_minutes=save_minutes,
     )
 
 
@@ -367,7 +478,7 @@ def _examples(
 def _picture(pair: Pair) -> Any:
     """The image of a pair, to be looked at; without data it is as dark as can be."""
     if not isinstance(pair, Block):
-        return to_display(read_image(pair.image)[0])
+        return to_display(read_image(pair.image, trust=pair.trust)[0])
     pixels, valid = pair.read()
     return to_display(np.where(valid, pixels, pixels[:, valid].min()))
 

@@ -302,6 +302,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """
         self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
         self.most = min(most or length, length) if shuffle else length
+        self._skipped = 0
 
     def __len__(self) -> int:
         return self.most
@@ -310,7 +311,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = np.arange(self.length)
         if self.shuffle:
             order = order_of(self.length, self.most, self.seed, self.epoch)
-        return iter([(self.epoch, int(index)) for index in order])
+        skipped, self._skipped = self._skipped, 0
+        return iter([(self.epoch, int(index)) for index in order[skipped:]])
+
+    def skip(self, chips: int) -> None:
+        """Leave the first chips of the next pass out: they were seen before."""
+        self._skipped = chips
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next, from 0."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +62,15 @@ class Average:
             _copy(self._raw, _numbers(self._net))
             self._swapped = False
 
+    def to_keep(self) -> dict[str, Any]:
+        """Return what it takes to go on from here."""
+        return {"taken": self.taken, "mean": dict(self._mean)}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Go on from what `to_keep` gave."""
+        self.taken = int(kept["taken"])
+        _copy(kept["mean"], self._mean)
+
     def state(self) -> dict[str, Tensor]:
         """Return the averaged net's `state_dict`; the tensors are the average's own."""
         return {**self._net.state_dict(), **self._mean}
@@ -70,6 +82,6 @@ def _numbers(net: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
     for name, tensor in source.items():
         target[name].copy_(tensor)

@@ -36,11 +36,22 @@ class Averaging(pl.Callback):
         self.net, self.half_life = net, half_life
         self._average: Average | None = None
         self._step = 0
+        self._kept: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Runs when the net is on its device."""
         if self.half_life:
             self._average = Average(self.net, self.half_life)
+            if self._kept:
+                self._average.restore(self._kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it takes to go on; Lightning keeps it."""
+        return {} if self._average is None else {**self._average.to_keep(), "step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back; the average is made later."""
+        self._kept, self._step = state_dict, int(state_dict["step"])
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_args: Any, **_named: Any) -> None:
         if self._average is not None and trainer.global_step > self._step:
@@ -75,13 +86,21 @@ class Resting(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins here, not before: Lightning would warn of modules in evaluation mode."""
         if trainer.current_epoch == 0 and self.epochs:
-            freeze(self.net)
-            self._rests = True
+            self._rest()
             some = "the first epoch" if self.epochs == 1 else f"the first {self.epochs} epochs"
             self.talk.say(f"training the backbone rests for {some}")
         elif trainer.current_epoch == self.epochs and self._rests:
             self.end()
             self.talk.say("  the backbone learns from here on")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Rest again where a training goes on."""
+        if trainer.global_step and trainer.current_epoch < self.epochs:
+            self._rest()
+
+    def _rest(self) -> None:
+        freeze(self.net)
+        self._rests = True
 
     def end(self) -> None:
         """Let the backbone learn again, if it rests."""

@@ -8,7 +8,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ from torch.utils.data import DataLoader
 
 from whatwhere import files
 from whatwhere.config import Recipe
-from whatwhere.errors import NumericsError, UsageError
+from whatwhere.errors import Interrupted, NumericsError, UsageError
 from whatwhere.machine import keep_pages, threads
 from whatwhere.metrics import scores
 from whatwhere.talk import Talk
 from whatwhere.train.callbacks import Averaging, Rates, Resting
+from whatwhere.train.keeper import Keeper, StateIO
 from whatwhere.train.module import Segmentation
 from whatwhere.train.optim import set_rate
 from whatwhere.train.schedule import Plateau, Stopper, steps_of
+from whatwhere.train.state import States
+from whatwhere.train.stop import Halt, Stop
 from whatwhere.train.warnings import Advice, Signs
 from whatwhere.types import Task
 
@@ -66,12 +69,14 @@ class History:
         stopped: Why it ended, in words.
         step_seconds: The median time of a training step, loading included.
         interrupted: Whether the user stopped it.
+        signal: Which signal did; None where none did.
     """
 
     epochs: tuple[Epoch, ...]
     stopped: str
     step_seconds: float
     interrupted: bool = False
+    signal: int | None = None
 
     @property
     def best(self) -> Epoch:
@@ -100,17 +105,42 @@ class _Watch(pl.Callback):
         self.stopper = Stopper(recipe.stop_patience, recipe.stop_min_delta)
         self.steps, self.best = steps, float("inf")
         self.epochs: list[Epoch] = []
-        self.stopped = f"all epochs were done ({recipe.epochs})"
+        self.stopped = _all_done(recipe)
         self.started = self.stepped = 0.0
         self.durations: list[float] = []
         self._bar: Any = None
         self._step: Callable[..., None] = lambda **_changes: None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it takes to go on; Lightning keeps it."""
+        return {
+            **{"best": self.best, "rate": self.rate, "stopped": self.stopped},
+            "plateau": (self.plateau.best, self.plateau.bad),
+            "stopper": (self.stopper.best, self.stopper.bad),
+            "epochs": [asdict(row) for row in self.epochs],
+            "advice": self.advice.to_keep(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.best, self.rate = state_dict["best"], state_dict["rate"]
+        self.stopped = state_dict["stopped"]
+        self.plateau.best, self.plateau.bad = state_dict["plateau"]
+        self.stopper.best, self.stopper.bad = state_dict["stopper"]
+        self.epochs = [Epoch(**row) for row in state_dict["epochs"]]
+        self.advice.restore(state_dict["advice"])
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin(trainer.current_epoch)
+
+    def _begin(self, epoch: int) -> None:
         self.started = self.stepped = time.monotonic()
-        title = f"epoch {trainer.current_epoch + 1}/{self.recipe.epochs}"
-        self._bar = self.talk.bar(title, self.steps)
+        self._bar = self.talk.bar(f"epoch {epoch + 1}/{self.recipe.epochs}", self.steps)
         self._step = self._bar.__enter__()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_args: Any) -> None:
+        if self._bar is None:  # a training that goes on in the middle of an epoch
+            self._begin(trainer.current_epoch)
 
     def on_train_batch_end(self, *_args: Any, **_named: Any) -> None:
         now = time.monotonic()
@@ -196,6 +226,10 @@ def fit(
     most_batches: int | None = None,
     class_weights: Sequence[float] = (),
     class_names: Sequence[str] = (),
+    states: States | None = None,
+    state: Mapping[str, Any] | None = None,
+    of: Mapping[str, Any] | None = None,
+    save_minutes: float = 5.0,
 ) -> History:
     """Train a net; its weights are those of the last epoch afterwards, the best went to `on_best`.
 
@@ -219,10 +253,16 @@ def fit(
             backbone does not rest: that is what takes the most time and memory.
         class_weights: One for each class, for the loss; empty for none.
         class_names: What warnings call the classes.
+        states: Where the state is kept, now and then and when a signal asks to stop; None keeps
+            none, and Ctrl-C stops at once.
+        state: What to go on from: then the weights at the end are those of a training that was
+            never interrupted.
+        of: What is trained, to be kept with each state.
+        save_minutes: From one state to the next [min]; 0 keeps one after each step.
 
     Raises:
         UsageError: The loss cannot be built, or the device does not have the precision.
-        NumericsError: A loss is not finite.
+        NumericsError: A loss or a weight is not finite.
         OutputError: The log or what `on_best` writes cannot be written.
     """
     check_precision(recipe, device)
@@ -235,13 +275,18 @@ def fit(
     averaging = Averaging(net, recipe.ema * steps)
     watch = _Watch(recipe, batches, talk, log, on_best, averaging, Advice(task, class_names))
     resting = Resting(net, 0 if most_batches else recipe.freeze_epochs, talk)
-    callbacks = [resting, Rates(recipe, steps), averaging, watch]
-    interrupted = False
-    with _quiet_lightning():
-        trainer = _trainer(recipe, device, most_batches, callbacks)
+    callbacks: list[pl.Callback] = [resting, Rates(recipe, steps), averaging, watch]
+    interrupted, stop, source = False, Stop(), StateIO(state)
+    if states is not None:
+        callbacks.append(Keeper(states, stop, source, 60 * save_minutes, of or {}))
+    if state is not None:
+        _skip(train, state["at"])
+    listening = stop.listening() if states is not None else nullcontext()
+    with _quiet_lightning(), listening:
+        trainer = _trainer(recipe, device, most_batches, callbacks, source)
         try:
-            trainer.fit(module, train, val)
-        except (KeyboardInterrupt, SystemExit):
+            trainer.fit(module, train, val, ckpt_path="state" if state is not None else None)
+        except (KeyboardInterrupt, SystemExit, Halt):
             interrupted = True  # Lightning turns Ctrl-C into an exit
         finally:
             watch.close_bar()
@@ -249,12 +294,34 @@ def fit(
             resting.end()
     net.cpu()
     if not watch.epochs and interrupted:
-        raise KeyboardInterrupt
+        raise Interrupted(stop.signal)
     if not any(epoch.best for epoch in watch.epochs):
         raise NumericsError("no epoch had a finite validation loss. Try a smaller --lr.")
     stopped = "it was interrupted" if interrupted else watch.stopped
-    usual = float(np.median(watch.durations[1:] or watch.durations))  # the first one warms up
-    return History(tuple(watch.epochs), stopped, usual, interrupted)
+    # The first one warms up.
+    usual = float(np.median(watch.durations[1:] or watch.durations or [0.0]))
+    return History(tuple(watch.epochs), stopped, usual, interrupted, stop.signal)
+
+
+def finished(state: Mapping[str, Any], recipe: Recipe) -> History | None:
+    """Return the history of a state after the last epoch; None where there is more to train."""
+    kept = next(iter(one for name, one in state["callbacks"].items() if "Watch" in name))
+    epochs = tuple(Epoch(**row) for row in kept["epochs"])
+    early = kept["stopped"] != _all_done(recipe)
+    if state["at"]["batch"] or not (early or state["at"]["epoch"] >= recipe.epochs):
+        return None
+    return History(epochs, kept["stopped"], 0.0)
+
+
+def _all_done(recipe: Recipe) -> str:
+    return f"all epochs were done ({recipe.epochs})"
+
+
+def _skip(train: DataLoader[Any], at: Mapping[str, int]) -> None:
+    """Let the batches of the first epoch begin after those that were seen before."""
+    batches: Any = train.batch_sampler
+    batches.sampler.set_epoch(at["epoch"])
+    batches.sampler.skip(at["batch"] * batches.batch_size)
 
 
 def check_precision(recipe: Recipe, device: str) -> None:
@@ -267,7 +334,11 @@ def check_precision(recipe: Recipe, device: str) -> None:
 
 
 def _trainer(
-    recipe: Recipe, device: str, most_batches: int | None, callbacks: list[pl.Callback]
+    recipe: Recipe,
+    device: str,
+    most_batches: int | None,
+    callbacks: list[pl.Callback],
+    source: StateIO,
 ) -> pl.Trainer:
     return pl.Trainer(
         max_epochs=1 if most_batches else recipe.epochs,
@@ -286,6 +357,7 @@ def _trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         callbacks=callbacks,
+        plugins=[source],
     )
 
 
@@ -314,6 +386,8 @@ def _quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             # "The dataloader does not have many workers": the images are kept in memory.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # "Your dataloader is not resumable": `_skip` makes it so.
+            warnings.filterwarnings("ignore", message=".*checkpoint that ended before the epoch.*")
             # Lightning 2.6 still builds LeafSpec in a way that torch 2.15 calls old.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             # "GPU available but not used": the user chose the device.

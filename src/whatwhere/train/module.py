@@ -62,6 +62,14 @@ class Segmentation(pl.LightningModule):
         self._counts: Tensor | None = None
         self._shown: Tensor | None = None
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["sums"], checkpoint["shown"] = list(self._sums), self._shown
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._sums, self._shown = list(checkpoint["sums"]), checkpoint["shown"]
+        if self._shown is not None:
+            self._shown = self._shown.to(next(self.net.parameters()).device)
+
     def on_train_epoch_start(self) -> None:
         self._sums = [0.0, 0.0]
 
@@ -106,8 +114,9 @@ class Segmentation(pl.LightningModule):
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NumericsError(
-                f"the training loss is {value} at step {self.global_step}. The last good weights "
-                "are kept; try a smaller --lr, and look at the images with `whatwhere inspect`."
+                f"the training loss is {value} at step {self.global_step}, of "
+                f"{self._names(batch)}. The last good weights are kept; try a smaller --lr, and "
+                "look at the images with `whatwhere inspect`."
             )
         self._sums[0] += value * count
         self._sums[1] += count
@@ -117,6 +126,14 @@ class Segmentation(pl.LightningModule):
         if self.recipe.accumulate == 1:
             return loss
         return loss * self._of_last_step(number)
+
+    def _names(self, batch: Batch) -> str:
+        """The pairs that a batch was cut from, the first of them by name."""
+        loader: Any = self.trainer.train_dataloader
+        key = getattr(loader.dataset, "key", str)
+        keys = list(dict.fromkeys(key(int(i)) for i in batch["index"]))
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        return f"{', '.join(keys[:5])}{more}"
 
     def _of_last_step(self, number: int) -> float:
         """What makes up for an epoch's last step, which may have fewer batches.

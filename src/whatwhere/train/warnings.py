@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,16 @@ class Advice:
     _blank: int = field(default=0, init=False)
     _predicted: NDArray[Any] | None = field(default=None, init=False)
     _told: set[str] = field(default_factory=set, init=False)
+
+    def to_keep(self) -> dict[str, Any]:
+        """Return what it takes to go on from here."""
+        kept = {"losses": list(self._losses), "blank": self._blank, "told": set(self._told)}
+        return {**kept, "predicted": self._predicted}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Go on from what `to_keep` gave."""
+        self._losses, self._blank = list(kept["losses"]), int(kept["blank"])
+        self._told, self._predicted = set(kept["told"]), kept["predicted"]
 
     def see(self, signs: Signs) -> list[str]:
         """Take an epoch; return what is new to say, a sentence of the cause and one of the remedy.
