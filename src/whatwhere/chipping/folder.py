@@ -1,4 +1,4 @@
-"""Training chips of scenes on disk, in the folder layout that a training reads."""
+"""Chips as a folder of images and masks, which a training reads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 
 from whatwhere import files
+from whatwhere.chipping.layout import Cut, Place, new_folder, nodata_mark
 from whatwhere.config import Recipe
 from whatwhere.data.census import BlockFacts
 from whatwhere.data.classes import FILE, spec_of
@@ -19,43 +19,26 @@ from whatwhere.data.inputs import Inputs
 from whatwhere.data.labels import read_labels
 from whatwhere.data.lattice import chip_starts
 from whatwhere.data.plan import DataPlan, plan_data
-from whatwhere.data.scenes import Block, Scene
+from whatwhere.data.scenes import Block
 from whatwhere.data.sources import Split
-from whatwhere.errors import UsageError
-from whatwhere.grid import Grid
 from whatwhere.io.image import encode_png
-from whatwhere.io.scaled import Scaled
 from whatwhere.io.small import encode_geotiff
 from whatwhere.predict.images import stems_of
 from whatwhere.predict.plan import nodata_of
 from whatwhere.talk import Talk
 from whatwhere.types import Classes, Valid, Window
 
-FORMATS = ("folder",)
 
-
-def cut_chips(
-    data: Inputs, output: Path, recipe: Recipe, overlap: int, layout: str, talk: Talk
-) -> dict[str, Any]:
+def cut_folder(data: Inputs, output: Path, recipe: Recipe, cut: Cut, talk: Talk) -> dict[str, Any]:
     """Cut scenes into chips, as `jobs.chip` describes it."""
     import tomli_w
 
-    _check(data, output, overlap, layout)
-    fresh = not output.exists()
-    files.check_writable(output)
-    try:
+    with new_folder(output):
         plan = plan_data(data, recipe, talk)
         plan.tell(talk)
-        if overlap >= plan.shape[0]:
-            raise UsageError(
-                f"--overlap {overlap}: chips of {plan.shape[0]} px overlap by less than their side."
-            )
+        overlap = cut.shared(plan.shape[0])
         ignored = nodata_of(plan.classes)
         table = spec_of(plan.classes, ignored)
-    except BaseException:
-        if fresh:
-            output.rmdir()
-        raise
     counts, left_out = _write_all(plan, output, overlap, ignored, talk)
     kept = tomli_w.dumps({"classes": table})
     files.write_text(output / FILE, f"# What the masks hold; `whatwhere train` reads it.\n{kept}")
@@ -68,25 +51,6 @@ def cut_chips(
         "next": f"whatwhere train {shlex.quote(str(output))} -o RUN "
         f"--orientation {plan.orientation}",
     }
-
-
-def _check(data: Inputs, output: Path, overlap: int, layout: str) -> None:
-    """Refuse what cannot be done before anything is read."""
-    if layout not in FORMATS:
-        raise UsageError(
-            f"--format {layout}: chips are written as a folder of images and masks "
-            f"({', '.join(FORMATS)}); other formats are not written yet."
-        )
-    if overlap < 0:
-        raise UsageError(f"--overlap must be at least 0 px, not {overlap}.")
-    if not data.has_scenes:
-        raise UsageError(
-            f"{data.root}: chips are cut from scenes; this is a folder of images and masks, of "
-            "which train cuts its chips itself. Give a raster and --labels, or a data.toml."
-        )
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        what = "this is a file" if output.is_file() else "there is something in this folder"
-        raise UsageError(f"{output}: {what}. Take a new folder for the chips.")
 
 
 def _write_all(
@@ -122,9 +86,9 @@ def _write_all(
             name = f"{names[id(block.scene)]}_r{place.row:06d}_c{place.column:06d}"
             image = encode_geotiff(
                 pixels[(slice(None), *window.slices)],
-                _grid(block.scene, place),
+                Place.straight(block.scene, place).grid,
                 plan.reader.bands.names,
-                nodata=_mark(block.scene),
+                nodata=nodata_mark(block.scene),
                 valid=valid[window.slices] if gaps else None,
             )
             files.write_bytes(output / split / "images" / f"{name}.tif", image)
@@ -150,21 +114,3 @@ def _windows(
         for column, left in chip_starts(size[1], side, overlap):
             height, width = min(side, size[0] - row), min(side, size[1] - column)
             yield Window(row, column, height, width), (above, left)
-
-
-def _grid(scene: Scene, window: Window) -> Grid:
-    """Where a part of a scene lies; nowhere where the scene does."""
-    if scene.raster.grid.is_placed:
-        return scene.raster.grid.part(window)
-    return Grid("", Affine.identity(), window.height, window.width)
-
-
-def _mark(scene: Scene) -> float | None:
-    """What a scene says that stands for "no data" in all bands that are taken.
-
-    What is resampled was averaged over pixels that have data: there the number means itself.
-    """
-    if isinstance(scene.raster, Scaled):
-        return None
-    marks = {scene.raster.nodata[number - 1] for number in scene.numbers}
-    return marks.pop() if len(marks) == 1 else None
