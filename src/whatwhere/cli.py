@@ -19,6 +19,7 @@ import typer
 from whatwhere._version import __version__
 from whatwhere.config import Recipe
 from whatwhere.errors import INTERRUPTED, WhatwhereError
+from whatwhere.machine import large_pages
 
 app = typer.Typer(
     name="whatwhere",
@@ -86,9 +87,9 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                     traceback.print_exc()
                 typer.echo(f"error: {error}", err=True)
                 raise typer.Exit(error.exit_code) from None
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
                 typer.echo("interrupted: what was finished is kept.", err=True)
-                raise typer.Exit(INTERRUPTED) from None
+                raise typer.Exit(getattr(error, "exit_code", INTERRUPTED)) from None
             except BrokenPipeError:
                 # The reader of a pipe has gone: nothing more to say, and nothing wrong.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -296,6 +297,12 @@ def _train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="stop after the rehearsal; say what the rest takes")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the training that was begun in the run")
+    ] = False,
+    save_minutes: Annotated[
+        float, typer.Option(help="how often the state is kept [min]; 0: after each step", min=0)
+    ] = 5.0,
     settings: dict[str, Any],
     where: dict[str, Any],
 ) -> None:
@@ -309,6 +316,8 @@ def _train(
         device=device,
         workers=workers,
         dry_run=dry_run,
+        resume=resume,
+        save_minutes=save_minutes,
         **where,
         **settings,
     )
@@ -318,7 +327,7 @@ def _train(
         typer.echo(f"next: whatwhere {verb} {output} {_typed(data, where)}")
 
 
-_CHIP = ("classes", "bands", "chip_size", "resolution_m", "split", "split_gap", "seed")
+_CHIP = ("classes", "bands", "chip_size", "resolution_m", "split_gap", "seed")
 
 
 @command("chip")
@@ -333,18 +342,50 @@ def _chip(
     overlap: Annotated[
         int, typer.Option(help="what training chips share with their neighbours [px]", min=0)
     ] = 0,
+    stride: Annotated[
+        int, typer.Option(help="from one chip to the next [px], in the place of --overlap", min=0)
+    ] = 0,
     layout: Annotated[
-        str, typer.Option("--format", help="folder: images and masks in split folders")
+        str,
+        typer.Option(
+            "--format", help="folder: images and masks in split folders; esri: as ArcGIS exports"
+        ),
     ] = "folder",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="shares of training, validation and test, where none is given; without it esri "
+            "makes one folder  [default: 70/15/15 of folder]",
+            show_default=False,
+        ),
+    ] = None,
+    rotation: Annotated[
+        float, typer.Option(help="of esri: all once more, turned by this and its multiples [°]")
+    ] = 0.0,
+    min_overlap: Annotated[
+        float,
+        typer.Option(help="of esri: share of its area that a polygon must have in a chip [0 to 1]"),
+    ] = 0.0,
     as_json: Json = False,
     settings: dict[str, Any],
     where: dict[str, Any],
 ) -> None:
-    """Cut scenes into training chips on disk, a folder that train reads."""
+    """Cut scenes into training chips on disk, which train or ArcGIS read."""
     from whatwhere import jobs, show
 
     given = {name: value for name, value in settings.items() if value is not None}
-    found = jobs.chip(data, output, overlap=overlap, format=layout, **where, **given)
+    found = jobs.chip(
+        data,
+        output,
+        overlap=overlap,
+        stride=stride,
+        rotation=rotation,
+        min_overlap=min_overlap,
+        split=split,
+        format=layout,
+        **where,
+        **given,
+    )
     typer.echo(json.dumps(found) if as_json else show.chips(found))
 
 
@@ -592,6 +633,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal knows "─" or every file name
+    large_pages()
     try:
         app()
     except Exception as error:  # the last resort: everything known was caught above

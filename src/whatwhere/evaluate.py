@@ -107,7 +107,7 @@ def answers(predictor: Predictor, pairs: Sequence[Pair]) -> Iterator[Answer]:
         if isinstance(pair, Block):
             probabilities, valid = _see(predictor, pair)
         else:
-            probabilities, valid = predictor.read(pair.image)
+            probabilities, valid = predictor.read(pair.image, trust=pair.trust)
         truth, counted = read_labels(pair, classes, valid)
         if truth.shape[-2:] != valid.shape:
             raise DataError(f"{pair.masks[0]}: the mask is not of its image's size.")

@@ -12,6 +12,7 @@ from whatwhere.bundle import Card
 from whatwhere.config import Recipe, make_recipe
 from whatwhere.data import doctor
 from whatwhere.data.areas import same_ground, with_labels
+from whatwhere.data.bands import bands_of
 from whatwhere.data.census import check_present, look
 from whatwhere.data.classes import written
 from whatwhere.data.inputs import Inputs
@@ -89,7 +90,7 @@ def inspect(
         except DataError as error:
             more.append(Problem("error", str(data), str(error), ""))
         try:
-            doctor.bands_of(found, "auto")
+            bands_of(found, "auto")
         except DataError as error:
             more.append(Problem("error", str(data), str(error), ""))
     problems = tuple(sorted([*found.problems, *more], key=_severity))
@@ -111,6 +112,8 @@ def train(
     device: str = "auto",
     workers: int = 0,
     dry_run: bool = False,
+    resume: bool = False,
+    save_minutes: float = 5.0,
     encoder: Any = None,
     talk: Talk | None = None,
     **settings: Any,
@@ -118,7 +121,9 @@ def train(
     """Train a net on images and masks, or on scenes and their labels.
 
     A pass through the whole chain on a few chips goes before, so that what would fail in the night
-    fails in the first minute.
+    fails in the first minute. Whatever ends a training early, `resume` goes on with it: the weights
+    at the end are those of one that was never interrupted, bit for bit, on one processor with one
+    torch and one number of threads.
 
     Args:
         data: A folder with `images/` and `masks/`, a raster or a folder of rasters with `labels`,
@@ -135,6 +140,10 @@ def train(
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: Processes that read ahead; 0 reads in this one.
         dry_run: Stop after the first pass, and say what the rest would take.
+        resume: Go on with the training that was begun in the run folder. Its recipe is taken where
+            nothing is said; data, recipe and versions must be the same.
+        save_minutes: How often the state is kept in the run folder [min]; 0 does after each step.
+            A signal to stop (Ctrl-C, SIGTERM) keeps it too; a second one stops at once.
         encoder: A torch module of your own that returns a list of feature maps, in the place of a
             backbone's name; `load` and the other verbs want it again.
         talk: Where lines and bars go.
@@ -148,10 +157,15 @@ def train(
         DataError: There is an error in the data; all that were found are named.
         OutputError: The run folder cannot be written.
         NumericsError: The loss is not finite.
+        BusyError: Another process trains in the run folder.
+        KeyboardInterrupt: It was asked to stop; what was done is kept.
     """
     from whatwhere.training import train_run
 
     chosen = _recipe(recipe, encoder, settings)
+    if resume:
+        said = recipe != "tutorial" or any(value is not None for value in settings.values())
+        chosen = runs.kept_recipe(Path(output), chosen if said else None)
     inputs = Inputs.of(
         data,
         labels=labels,
@@ -163,7 +177,16 @@ def train(
         trust=trust,
     )
     return train_run(
-        inputs, Path(output), chosen, device, workers, dry_run, talk or Talk(), encoder
+        inputs,
+        Path(output),
+        chosen,
+        device,
+        workers,
+        dry_run,
+        talk or Talk(),
+        encoder,
+        resume=resume,
+        save_minutes=save_minutes,
     )
 
 
@@ -182,23 +205,34 @@ def chip(
     bands: str = "auto",
     chip_size: int = 0,
     overlap: int = 0,
+    stride: int = 0,
+    rotation: float = 0.0,
+    min_overlap: float = 0.0,
     resolution_m: float = 0.0,
-    split: str = "70/15/15",
+    split: str | None = None,
     split_gap: float = 0.25,
     seed: int = 42,
     format: str = "folder",
     talk: Talk | None = None,
 ) -> dict[str, Any]:
-    """Cut scenes into training chips on disk, as a folder that `train` reads.
+    """Cut scenes into training chips on disk: a folder that `train` reads, or one for ArcGIS.
 
-    The splits are those that a training on the scenes would make. Images are GeoTIFFs of the
-    scene's own number type that lie where they were cut; masks are palette PNGs of class values.
-    What the values mean, and which one stands for pixels that do not count, is kept beside them in
+    Images are GeoTIFFs of the scene's own number type that lie where they were cut. What the
+    numbers in masks mean, and which one stands for pixels that do not count, is kept beside them in
     `classes.toml`, which `train` reads.
+
+    `folder` has the splits that a training on the scenes would make, and masks as palette PNGs.
+
+    `esri` is what *Export Training Data For Deep Learning* writes: `images/`, `labels/`, `map.txt`,
+    the definition, the sums and `stats.txt`. All chips have one size; the last ones are moved back
+    to end where the scene does. Labels are GeoTIFFs; 0 is the background, or what is not labelled
+    if there is such: the background then has a value of its own. Pixels without data are 0 there,
+    hold the scene's own number for them in the images, or 0, and are not in the sums.
 
     Args:
         data: A raster or a folder of rasters with `labels`, or a `data.toml` that lists scenes.
-        output: A new folder: `train/`, `val/` and `test/`, each with `images/` and `masks/`.
+        output: A new folder: `train/`, `val/` and `test/`, each with `images/` and `masks/`; of
+            `esri` one export, or one for each split if there are splits.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
         class_field: The field of the labels that holds the class; without it there is one class.
         layer: The layer of the labels, where their file has several.
@@ -209,26 +243,34 @@ def chip(
         classes: The class table, where it cannot be found (see `Recipe.classes`).
         bands: Which bands are taken (see `Recipe.bands`).
         chip_size: Side of a chip [px]; 0 for 256, less where the scenes are small.
-        overlap: What neighbouring training chips share at the least [px]. Of validation and test
-            every pixel counts once.
+        overlap: What neighbouring training chips share at the least [px]. Those of validation and
+            test do not overlap; in a `folder` each of their pixels counts once.
+        stride: From one training chip to the next [px], in the place of `overlap`.
+        rotation: Cut all once more, turned by this angle, and by its multiples below 360 [degrees].
+            Turned chips that reach beyond the scene, or the block of a split, are left out. For
+            `esri`.
+        min_overlap: Burn only those polygons into a chip of which at least this share of the area
+            lies in it [0 to 1]. For `esri`.
         resolution_m: At which pixel size scenes are read [m]; 0 for their own.
-        split: Shares of training, validation and test, where a list does not say.
+        split: Shares of training, validation and test, where a list does not say; None for
+            70/15/15 in a `folder`, and no splits in `esri`.
         split_gap: Strip that training blocks lose beside those of other splits [share of a chip].
         seed: What the splits are drawn from.
-        format: `folder`.
+        format: `folder` or `esri`.
         talk: Where lines and bars go.
 
     Returns:
-        `output`; `chips`, how many in each split; `left_out`, how many had no pixel that counts;
-        `chip_px`, their height and width [px]; `classes`, the table of the masks; `next`, what to
-        type.
+        `output`; `chips`, how many in each split, or in `all`; `left_out`, how many had no pixel
+        that counts; `chip_px`, their height and width [px]; `classes`, the table of the masks;
+        `next`, what to type. Of `esri` also `pixels`, of each class, and `next_python`.
 
     Raises:
         UsageError: The folder is not empty; something was said that means nothing here.
         DataError: There is an error in the data; all that were found are named.
         OutputError: A file cannot be written.
     """
-    from whatwhere.chipping import cut_chips
+    from whatwhere.chipping.cut import cut_chips
+    from whatwhere.chipping.layout import Cut
 
     inputs = Inputs.of(
         data,
@@ -245,11 +287,12 @@ def chip(
         bands=bands,
         chip_size=chip_size,
         resolution_m=resolution_m,
-        split=split,
         split_gap=split_gap,
         seed=seed,
+        **({"split": split} if split else {}),
     )
-    return cut_chips(inputs, Path(output), recipe, overlap, format, talk or Talk())
+    cut = Cut(format, overlap, stride, rotation, min_overlap, apart=bool(split))
+    return cut_chips(inputs, Path(output), recipe, cut, talk or Talk())
 
 
 def _recipe(base: str | Path | Recipe, encoder: Any, settings: dict[str, Any]) -> Recipe:

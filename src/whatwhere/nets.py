@@ -203,7 +203,7 @@ def blank_card(plan: DataPlan, net: Any, arguments: dict[str, Any], shape: Geome
         chip_size=plan.shape,
         orientation=plan.orientation,
         geometry=shape,
-        pixel_size=plan.scenes.pixel_size if plan.scenes else None,
+        pixel_size=plan.pixel_size,
         thresholds=() if softmax else (0.5,) * len(plan.classes.labels),
         scores={},
         tuning={},

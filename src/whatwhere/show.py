@@ -28,15 +28,18 @@ def inspection(found: Mapping[str, Any]) -> str:
     sizes = found["sizes"]
     listed = ", ".join(f"{s['height']}×{s['width']} ({s['images']})" for s in sizes[:5])
     more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
-    scenes = found.get("scenes", [])
+    scenes, exports = found.get("scenes", []), found.get("exports", [])
     kind, state = ("blocks", "with labels") if scenes else ("pairs", "in order")
     lines = [
         f"{found['root']}: {found['pairs']} {kind}, {found['readable']} of them {state}",
         *_scenes(scenes),
-        f"sizes [px]  {listed}{more}",
-        f"types       {', '.join(f'{name} ({n})' for name, n in found['types'].items())}",
-        f"bands       {', '.join(f'{name} ({n} images)' for name, n in found['bands'].items())}",
+        *(line for export in exports for line in _export(export, len(exports) > 1)),
+        *([""] if exports and sizes else []),
     ]
+    if sizes:
+        types = ", ".join(f"{name} ({n})" for name, n in found["types"].items())
+        bands = ", ".join(f"{name} ({n} images)" for name, n in found["bands"].items())
+        lines += [f"sizes [px]  {listed}{more}", f"types       {types}", f"bands       {bands}"]
     if found["splits"]:
         lines.append(
             f"splits      {', '.join(f'{n} {name}' for name, n in found['splits'].items())}"
@@ -82,20 +85,65 @@ def _scenes(scenes: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _export(one: Mapping[str, Any], named: bool) -> list[str]:
+    """What an export of Esri's says of itself: a few lines, and a table of its classes."""
+    chips = "chips" if one["chips"] is None else f"{one['chips']:,} chips"
+    size = " of {}×{} px".format(*one["chip_px"]) if one["chip_px"] else ""
+    where = f" in {one['folder']}" if named else ""
+    lines = [f"export      {one['mode'] or 'of a kind it does not say'}: {chips}{size}{where}"]
+    if one["listed"] is not None:
+        lines.append(f"            {one['listed']:,} lines in map.txt")
+    if one["bands"]:
+        lines.append(f"            bands {', '.join(one['bands'])}")
+    if one["cell_size"]:
+        low, high = one["cell_size"]
+        told = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        system = f" of {one['crs']}" if one["crs"] else ""
+        lines.append(f"            pixels of {told} units{system}")
+    for band in one["statistics"]:
+        lines.append(
+            f"            band {band['band']}: {band['min']:g} to {band['max']:g}, "
+            f"mean {band['mean']:.6g}, deviation {band['std']:.6g}"
+        )
+    counted = [
+        name
+        for name in ("images", "pixels", "shapes")
+        if any(name in row for row in one["classes"])
+    ]
+    if one["classes"]:
+        rows = [
+            (
+                row["name"],
+                str(row["value"]),
+                "#{:02x}{:02x}{:02x}".format(*row["color"]) if row["color"] else "–",
+                *(f"{row[name]:,}" if name in row else "–" for name in counted),
+            )
+            for row in one["classes"]
+        ]
+        lines.append(table(("class", "value", "colour", *counted), rows))
+    return lines
+
+
 def chips(found: Mapping[str, Any]) -> str:
     """Return how many chips were cut, what their masks hold, and what to type next."""
-    counts = ", ".join(f"{count} {split}" for split, count in found["chips"].items())
+    counts = ", ".join(
+        f"{count} {split}" for split, count in found["chips"].items() if split != "all"
+    )
     height, width = found["chip_px"]
     left = found["left_out"]
     without = f"; {left} without a labelled pixel were left out" if left else ""
-    return "\n".join(
-        [
-            f"{sum(found['chips'].values())} chips of {height}×{width} px in {found['output']}: "
-            f"{counts}{without}",
-            f'classes: "{found["classes"]}", kept in classes.toml, which train reads',
-            f"next: {found['next']}",
-        ]
-    )
+    lines = [
+        f"{sum(found['chips'].values())} chips of {height}×{width} px in {found['output']}"
+        f"{': ' * bool(counts)}{counts}{without}",
+        f'classes: "{found["classes"]}", kept in classes.toml, which train reads',
+    ]
+    if "pixels" in found:
+        pixels = ", ".join(f"{name} {count:,}" for name, count in found["pixels"].items())
+        lines.append(f"pixels: {pixels}")
+    lines.append(f"next: {found['next']}")
+    if "next_python" in found:
+        lines.append(f"or in Python: {found['next_python']}")
+    return "\n".join(lines)
 
 
 def scores(found: Mapping[str, Any]) -> str:

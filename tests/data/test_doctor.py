@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from made import blocks_folder, salt_folder
+from whatwhere.data.bands import bands_of
 from whatwhere.data.classes import find_classes
 from whatwhere.data.doctor import (
     Survey,
-    bands_of,
     check_classes,
     class_pixels,
     classes_of,

@@ -93,7 +93,7 @@ def look(inputs: Inputs, wish: Wish, gap: float, talk: Talk) -> Survey:
         UsageError: Something was said that means nothing here.
     """
     if not inputs.has_scenes:
-        return survey_pairs(open_source(inputs.root), talk)
+        return survey_pairs(open_source(inputs.root, trust=inputs.trust), talk)
     return survey_scenes(open_scenes(inputs, wish), gap, talk)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from whatwhere.errors import DataError, UsageError
+from whatwhere.io.esri import EsriClass
 from whatwhere.types import COLOR_FLAG, Classes, ClassInfo, Role, Task, default_color
 
 FILE = "classes.toml"
 """A folder of images and masks may say in it what the masks' numbers mean."""
+
+NODATA = "NoData"
+"""What 0 in the labels of an Esri export is called that has no such class."""
 
 _FULL = (255, 65535)  # "white" in 8 and 16 bits
 _IGNORE = ("ignore", "ignored", "unlabelled", "unlabeled")
@@ -76,6 +80,92 @@ def find_labels(
     return Classes(infos, "multilabel")
 
 
+def exported_classes(
+    named: Sequence[EsriClass], numbers: Sequence[Counter[int]], *specs: str
+) -> Classes:
+    """Make the class table of an Esri export.
+
+    0 is a class of its own where labels hold it, as it is in arcgis.learn, and where there would be
+    only one class without it.
+
+    Args:
+        named: The classes that the export names.
+        numbers: For each label file, its numbers and their pixel counts.
+        specs: What is said beside, as in `find_classes`; the last one goes before. What a
+            number is not given keeps the export's name; one that is in no label and that the
+            export does not name is left out.
+
+    Raises:
+        UsageError: A text cannot be read, or fewer than two classes are left.
+        DataError: The export has fewer than two.
+    """
+    names = _different(named)
+    colors = {one.value: one.color for one in named}
+    seen = frozenset[int]().union(*numbers)
+    if 0 not in names and (0 in seen or len(names) == 1):
+        names[0] = NODATA
+    ignored: set[int] = set()
+    for spec in filter(None, specs):
+        for number, name in _said(spec, sorted(set(names) - ignored)):
+            ignored.discard(number)
+            if name.lower() in _IGNORE:
+                ignored.add(number)
+            elif number in seen | set(names) and name != name_in_spec(names.get(number, "")):
+                names[number] = name
+    groups: dict[str, list[int]] = {}
+    for number in sorted(set(names) - ignored):
+        groups.setdefault(names[number], []).append(number)
+    if len(groups) < 2:
+        fault = UsageError if any(specs) else DataError
+        raise fault(
+            f"{', '.join(groups) or 'nothing'} is all that counts of the export's classes "
+            f"({', '.join(names.values())}): --classes must leave two."
+        )
+    background = next((n for n in groups if n.lower() == "background"), None)
+    background = background or next((n for n, raw in groups.items() if 0 in raw), None)
+    plain = all(0 <= raw[0] <= 255 for raw in groups.values())
+    infos = []
+    for i, name in enumerate(sorted(groups, key=lambda name: name != background)):
+        raw = groups[name]
+        color = next((c for c in map(colors.get, raw) if c), default_color(i + (not background)))
+        role: Role = "background" if name == background else "class"
+        infos.append(ClassInfo(name, raw[0] if plain else i, color, role, tuple(raw)))
+    task: Task = "multiclass" if len(infos) > 2 else "binary"
+    return Classes(tuple(infos), task, tuple(sorted(ignored)))
+
+
+def _different(named: Sequence[EsriClass]) -> dict[int, str]:
+    """The name of each value; those that share one get their value behind it."""
+    counts = Counter(one.name for one in named)
+    return {
+        one.value: one.name if counts[one.name] == 1 else f"{one.name} ({one.value})"
+        for one in named
+    }
+
+
+def _said(spec: str, there: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """Yield what a text calls some numbers; names alone are for those that are there, in order."""
+    if "=" not in spec:
+        words = [name.strip() for name in spec.split(",")]
+        if len(words) != len(there) or len(set(words)) != len(words) or not all(words):
+            raise UsageError(
+                f"--classes names {', '.join(words)}: {len(there)} different names are needed, "
+                f"for {', '.join(map(str, there))}."
+            )
+        yield from zip(there, words, strict=True)
+        return
+    taken: dict[int, str] = {}
+    for number, value, name in _items(spec):
+        if taken.setdefault(value, name) != name:
+            raise UsageError(f"--classes names {number} twice.")
+    yield from taken.items()
+
+
+def name_in_spec(name: str) -> str:
+    """Return a name as a text of classes holds it, in which a comma parts them."""
+    return name.replace(",", ";").strip()
+
+
 def named_numbers(spec: str) -> frozenset[int]:
     """Return the numbers that a class table calls classes; what it cannot read names none."""
     try:
@@ -97,7 +187,7 @@ def spec_of(classes: Classes, ignored: int) -> str:
     Raises:
         UsageError: Two classes would get one name, or one would get none.
     """
-    names = [info.name.replace(",", ";").strip() for info in classes]
+    names = [name_in_spec(info.name) for info in classes]
     names = [f"{name}." if name.lower() in _IGNORE else name for name in names]
     if len(set(names)) < len(names) or not all(names):
         raise UsageError(f"the classes {', '.join(classes.names)} cannot be told apart in a table.")
@@ -192,11 +282,7 @@ def _explicit(spec: str) -> Classes:
     raws: dict[str, list[int]] = {}
     taken: dict[int, str] = {}
     colors: dict[str, tuple[int, int, int]] = {}
-    for item in spec.split(","):
-        number, _, name = (part.strip() for part in item.partition("="))
-        if not name or not number:
-            raise UsageError(f"--classes: {item.strip()!r} must be like 255=salt or #ff0000=roof.")
-        value = _number(number)
+    for number, value, name in _items(spec):
         same = [value]
         if value >= COLOR_FLAG:
             red, green, blue = value >> 16 & 255, value >> 8 & 255, value & 255
@@ -221,6 +307,15 @@ def _explicit(spec: str) -> Classes:
         infos.append(ClassInfo(name, raw[0] if plain else i, color, role, raw))
     task: Task = "multiclass" if len(infos) > 2 else "binary"
     return Classes(tuple(infos), task, ignored)
+
+
+def _items(spec: str) -> Iterator[tuple[str, int, str]]:
+    """Yield each number as it is written, its value, and its name."""
+    for item in spec.split(","):
+        number, _, name = (part.strip() for part in item.partition("="))
+        if not name or not number:
+            raise UsageError(f"--classes: {item.strip()!r} must be like 255=salt or #ff0000=roof.")
+        yield number, _number(number), name
 
 
 def _number(text: str) -> int:

@@ -12,15 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whatwhere.data.classes import FILE, find_classes, find_labels, kept_spec, written
+from whatwhere.data.classes import (
+    FILE,
+    exported_classes,
+    find_classes,
+    find_labels,
+    kept_spec,
+    written,
+)
+from whatwhere.data.esri_facts import export_notes, facts_of
 from whatwhere.data.scenes import SceneSource
 from whatwhere.data.sources import SPLITS, Pair, Source
 from whatwhere.data.words import single_table, table_of
 from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.io.image import read_image, read_mask
-from whatwhere.notation import parse_bands
 from whatwhere.talk import Talk
-from whatwhere.types import Bands, Classes, same_everywhere
+from whatwhere.types import Classes, same_everywhere
 
 _JPEG = (".jpg", ".jpeg")
 _MOST_ALIKE = 10  # errors of one kind that are listed one by one
@@ -111,7 +118,7 @@ def classes_of(survey: Survey, spec: str) -> Classes:
         by_label = [[one[i] for one in numbers] for i in range(len(survey.source.labels))]
         return find_labels(survey.source.labels, by_label, spec)
     try:
-        classes = _folder_classes(survey.source.root, [one[0] for one in numbers], spec)
+        classes = _folder_classes(survey.source, [one[0] for one in numbers], spec)
     except DataError as error:
         jpegs = [p.masks[0] for p in survey.pairs if p.masks[0].suffix.lower() in _JPEG]
         if not jpegs:
@@ -120,15 +127,22 @@ def classes_of(survey: Survey, spec: str) -> Classes:
     return classes
 
 
-def _folder_classes(root: Path, numbers: Sequence[Counter[int]], spec: str) -> Classes:
-    """Take the table of the user, else the folder's own, else what the numbers tell."""
-    kept = "" if spec else kept_spec(root)
+def _folder_classes(source: Source, numbers: Sequence[Counter[int]], spec: str) -> Classes:
+    """Take the table of the user, else the folder's own, else what the numbers tell.
+
+    An export of Esri's names its classes: what the user and the folder say goes before.
+    """
+    named = source.definition.classes if source.definition is not None else ()
+    kept = "" if spec and not named else kept_spec(source.root)
     try:
-        return find_classes(numbers, spec or kept)
+        if not named:
+            return find_classes(numbers, spec or kept)
+        found = exported_classes(named, numbers, kept, "")
     except UsageError as error:
         if not kept:
             raise
-        raise DataError(f"{root / FILE}: {error}") from error
+        raise DataError(f"{source.root / FILE}: {error}") from error
+    return exported_classes(named, numbers, kept, spec) if spec else found
 
 
 def _scene_classes(source: SceneSource, numbers: Sequence[Counter[int]], spec: str) -> Classes:
@@ -155,54 +169,10 @@ def _numbered(numbers: Sequence[float]) -> str:
     return ",".join(f"{number}=NAME" for number in whole)
 
 
-def bands_of(survey: Survey, mode: str) -> Bands:
-    """Decide which bands the net sees.
-
-    Args:
-        survey: The set.
-        mode: `auto`, `grey`, `rgb`, or numbers from 1, with or without names.
-
-    Raises:
-        DataError: The images do not all have these bands; the message counts who has what.
-    """
-    if isinstance(survey.source, SceneSource):
-        return survey.source.bands
-    wanted = parse_bands(mode)
-    if isinstance(wanted, dict) and not all(wanted.values()):
-        raise UsageError(
-            f"--bands {mode}: bands of images have no names. Give numbers, as red=1,nir=4."
-        )
-    counts = Counter(facts.bands for facts in survey.facts.values())
-    grey = all(f.bands == 1 or f.grey for f in survey.facts.values())
-    if wanted == "grey" and set(counts) <= {1, 3}:
-        return Bands(("grey",), convert=True)
-    if wanted == "rgb" and set(counts) <= {1, 3}:
-        return Bands(("red", "green", "blue"), convert=True)
-    if isinstance(wanted, dict) and max(wanted.values()) <= min(counts):
-        return Bands(tuple(wanted), tuple(wanted.values()))
-    if wanted == "auto" and grey:
-        return Bands(("grey",))
-    if wanted == "auto" and len(counts) == 1:
-        (count,) = counts
-        if count == 3:
-            return Bands(("red", "green", "blue"))
-        numbers = tuple(range(1, count + 1))
-        return Bands(tuple(f"band {number}" for number in numbers), numbers)
-    table = "; ".join(
-        f"{count} band{'s' * (count > 1)}: {number} files such as {_example(survey, count)}"
-        for count, number in sorted(counts.items())
-    )
-    raise DataError(
-        f"the images do not have the same bands ({table}), or not those of --bands {mode}. "
-        "Take --bands grey or --bands rgb to turn them into one kind, or --bands with numbers "
-        "that all of them have."
-    )
-
-
 def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
     """Return an error for each mask that holds a number the class table does not know.
 
-    Many masks with the same unknown numbers share one error.
+    Many masks with the same unknown numbers share one error. Of an Esri export there are notes too.
     """
     known = {number for info in classes for number in info.raw} | set(classes.ignored)
     if classes.task == "multilabel":
@@ -225,6 +195,11 @@ def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
                 cause = f"{cause[:-1]}, nor those of {len(files) - 1} other masks like it."
             remedy = "Correct the mask, or name these numbers with --classes."
             problems.append(Problem("error", str(path), cause, remedy))
+    if survey.source.definition is not None:
+        total = sum((one.numbers[0] for one in survey.facts.values()), Counter[int]())
+        bands = Counter(one.bands for one in survey.facts.values())
+        where = str(survey.source.root)
+        problems += export_notes(survey.source.definition, where, classes, total, bands)
     return problems
 
 
@@ -260,13 +235,13 @@ def _look(pair: Pair, problems: list[Problem]) -> Facts | None:
     image: NDArray[Any] | None = None
     valid = None
     try:
-        image, valid = read_image(pair.image)
+        image, valid = read_image(pair.image, trust=pair.trust)
     except DataError as error:
         problems += error.problems
     numbers: list[Counter[int]] = []
     for path in pair.masks:
         try:
-            mask, counts = read_mask(path)
+            mask, counts = read_mask(path, trust=pair.trust)
         except DataError as error:
             problems += error.problems
             continue
@@ -356,10 +331,6 @@ def _oddities(source: Source, facts: Mapping[str, Facts]) -> list[Problem]:
     return problems
 
 
-def _example(survey: Survey, bands: int) -> str:
-    return next(p.image.name for p in survey.pairs if survey.facts[p.key].bands == bands)
-
-
 def summary(survey: Survey, classes: Classes | None) -> dict[str, Any]:
     """Return what `inspect` tells, as JSON can hold it."""
     sizes = Counter(one.size for one in survey.facts.values())
@@ -379,6 +350,8 @@ def summary(survey: Survey, classes: Classes | None) -> dict[str, Any]:
     }
     if isinstance(survey.source, SceneSource):
         found["scenes"] = survey.source.to_json()
+    if survey.source.exports:
+        found["exports"] = [facts_of(export) for export in survey.source.exports]
     if classes is not None:
         pixels = class_pixels(survey, survey.pairs, classes)
         total = sum(sum(one.numbers[0].values()) for one in survey.facts.values())

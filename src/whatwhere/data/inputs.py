@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whatwhere.data.sources import SPLITS, Split
+from whatwhere.data.sources import SPLITS, Split, holds_export
 from whatwhere.errors import DataError, UsageError
 from whatwhere.io.raster import SUFFIXES as RASTERS
 from whatwhere.io.vector import SUFFIXES as VECTORS
@@ -22,7 +22,7 @@ _IMAGES = (*RASTERS, ".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the data lies; everything but `root` is for rasters.
+    """Where the data lies; everything but `root` and `trust` is for rasters.
 
     Attributes:
         root: A folder with `images/` and `masks/`, a raster, a folder of rasters, or a `data.toml`.
@@ -32,7 +32,8 @@ class Inputs:
         aoi: Polygons beyond which nothing is labelled.
         nodata: Stands for "no data" in the rasters, whatever they say.
         buffer_m: How far lines and points reach on each side [m].
-        trust: Read what lies beside the files, files made of other files, and remote paths.
+        trust: Read what lies beside the files, files made of other files, and remote paths; of an
+            Esri export its MRF chips.
     """
 
     root: Path
@@ -86,6 +87,8 @@ class Inputs:
             return True
         if not self.said or not self.root.is_dir():
             return bool(self.said)
+        if set(self.said) == {"trust"} and holds_export(self.root):
+            return False
         folders = [path for path in self.root.iterdir() if path.is_dir()]
         own = any(path.name.lower() == "images" or (path / "images").is_dir() for path in folders)
         if self.labels is None or own:

@@ -23,7 +23,7 @@ def read_pixels(pair: Pair, bands: Bands) -> tuple[NDArray[Any], Valid]:
     """
     if isinstance(pair, Block):
         return pair.read()
-    pixels, valid = read_image(pair.image)
+    pixels, valid = read_image(pair.image, trust=pair.trust)
     return bands.select(pixels, valid), valid
 
 
@@ -47,7 +47,7 @@ def read_labels(pair: Pair, classes: Classes, data: Valid | None = None) -> tupl
     planes: list[Labels] = []
     counted: list[Valid] = []
     for i, path in enumerate(pair.masks):
-        numbers, valid = read_mask(path)
+        numbers, valid = read_mask(path, trust=pair.trust)
         counts = valid if data is None or data.shape != valid.shape else valid & data
         if classes.task == "multilabel":
             planes.append(np.isin(numbers, classes.infos[i].raw).astype(np.int64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,11 @@ from torch.utils.data import DataLoader
 from whatwhere.config import Recipe
 from whatwhere.data.areas import deal_blocks, keep_apart, with_labels
 from whatwhere.data.augment import Augmentation
+from whatwhere.data.bands import bands_of
 from whatwhere.data.census import BlockFacts, check_present, look
 from whatwhere.data.classes import describe
 from whatwhere.data.doctor import (
     Survey,
-    bands_of,
     check_classes,
     class_pixels,
     classes_of,
@@ -65,9 +67,16 @@ class DataPlan:
 
     @property
     def orientation(self) -> Orientation:
-        asked = self.recipe.orientation
-        free = self.scenes is not None if asked == "auto" else asked == "free"
+        """Whether gravity matters: not where scenes, or the chips of a map, are looked at."""
+        asked, definition = self.recipe.orientation, self.survey.source.definition
+        mapped = definition is not None and definition.space != "PIXEL_SPACE"
+        free = self.scenes is not None or mapped if asked == "auto" else asked == "free"
         return "free" if free else "upright"
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Side of the pixels that the net sees [m]; None where that is not known."""
+        return None if self.reader.resize else self.survey.source.pixel_size
 
     def loader(
         self, split: Split, workers: int = 0, geometry: Geometry | None = None
@@ -132,6 +141,29 @@ class DataPlan:
         blocks = {"block_px": self.scenes.side} if self.scenes else {}
         return {**counts, "sha256": fingerprint(self.survey), **blocks}
 
+    def contents(self) -> dict[str, Any]:
+        """Return what of the data bears on the weights: images, masks, splits, values.
+
+        Of masks it is how many pixels hold each number.
+        """
+        masks, splits = hashlib.sha256(), hashlib.sha256()
+        for pair in sorted(self.survey.pairs, key=lambda pair: pair.key):
+            numbers = [sorted(one.items()) for one in self.survey.facts[pair.key].numbers]
+            masks.update(f"{pair.key}\0{numbers}\n".encode())
+        splits.update(
+            repr([(split, [p.key for p in ps]) for split, ps in self.splits.items()]).encode()
+        )
+        return {
+            "images": fingerprint(self.survey),
+            "masks": masks.hexdigest(),
+            "splits": splits.hexdigest(),
+            "classes": describe(self.classes),
+            "bands": ", ".join(self.reader.bands.names),
+            "mean": ", ".join(map(repr, self.reader.normalization.mean)),
+            "deviation": ", ".join(map(repr, self.reader.normalization.std)),
+            "chips": f"{self.shape[0]}×{self.shape[1]} px",
+        }
+
     def tell(self, talk: Talk) -> None:
         """Say what was found and decided."""
         counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in self.splits.items())
@@ -169,13 +201,7 @@ def plan_data(data: Inputs | Path, recipe: Recipe, talk: Talk) -> DataPlan:
     """
     inputs = data if isinstance(data, Inputs) else Inputs(data)
     root = inputs.root
-    _check_recipe(inputs, recipe)
-    found = look(inputs, wish_of(recipe), recipe.split_gap, talk)
-    found.require_sound()
-    classes = classes_of(found, recipe.classes)
-    unknown = [*check_classes(found, classes), *check_present(found, classes)]
-    if unknown:
-        Survey(found.source, found.facts, tuple(unknown)).require_sound()
+    found, classes = survey_data(inputs, recipe, talk)
     found = with_labels(found, classes)
     bands = bands_of(found, recipe.bands)
     shares = parse_split(recipe.split)
@@ -190,8 +216,8 @@ def plan_data(data: Inputs | Path, recipe: Recipe, talk: Talk) -> DataPlan:
             f"{root}: no pixel of the validation masks counts. Take another --seed or --split."
         )
     for problem in found.problems:
-        if problem.severity == "warning":
-            talk.say(f"warning  {problem}")
+        if problem.severity == "warning" or found.source.exports:
+            talk.say(f"{problem.severity:8} {problem}")
     resize = parse_size(recipe.resize)
     if isinstance(found.source, SceneSource):
         normalization = measure_sample(_values(found, splits["train"]))
@@ -204,6 +230,22 @@ def plan_data(data: Inputs | Path, recipe: Recipe, talk: Talk) -> DataPlan:
         shape = chip_shape(sizes, recipe.chip_size)
     reader = Reader(bands, classes, normalization, resize)
     return DataPlan(found, classes, splits, reader, shape, recipe)
+
+
+def survey_data(inputs: Inputs, recipe: Recipe, talk: Talk) -> tuple[Survey, Classes]:
+    """Look at a data set once, and find its class table.
+
+    Raises:
+        DataError: There is an error in the data; all that were found are named.
+        UsageError: The recipe does not fit the data.
+    """
+    _check_recipe(inputs, recipe)
+    found = look(inputs, wish_of(recipe), recipe.split_gap, talk)
+    found.require_sound()
+    classes = classes_of(found, recipe.classes)
+    noticed = [*check_classes(found, classes), *check_present(found, classes)]
+    Survey(found.source, found.facts, tuple(noticed)).require_sound()
+    return dataclasses.replace(found, problems=(*found.problems, *noticed)), classes
 
 
 def wish_of(recipe: Recipe) -> Wish:
@@ -228,7 +270,7 @@ def _values(found: Survey, pairs: list[Pair]) -> list[NDArray[Any]]:
 
 def _pixels(pairs: list[Pair], bands: Bands) -> Iterator[tuple[NDArray[Any], Valid]]:
     for pair in pairs:
-        pixels, valid = read_image(pair.image)
+        pixels, valid = read_image(pair.image, trust=pair.trust)
         yield bands.select(pixels, valid), valid
 
 

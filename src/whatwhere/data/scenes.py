@@ -99,12 +99,13 @@ class Block(Pair):
 class SceneSource(Source):
     """What rasters with labels hold; its pairs are blocks.
 
+    Its pixel size is the one at which the scenes are read.
+
     Attributes:
         scenes: In the order given.
         bands: Which bands the net sees.
         numbering: Of vector labels with a class field; None without.
         class_name: What shapes without a class field are called; empty for other labels.
-        pixel_size: At which the scenes are read [m]; None where it is not known.
         side: Of a block [px].
         chip: Of a chip [px].
         limited: Whether an area of interest says where nothing is labelled.
@@ -114,7 +115,6 @@ class SceneSource(Source):
     bands: Bands
     numbering: Numbering | None
     class_name: str
-    pixel_size: float | None
     side: int
     chip: int
     limited: bool

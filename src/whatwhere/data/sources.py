@@ -6,12 +6,13 @@ import dataclasses
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from whatwhere.errors import DataError, Problem
+from whatwhere.io.esri import Definition, Export, is_export
 from whatwhere.io.image import SUFFIXES
 
 Split: TypeAlias = Literal["train", "val", "test"]
@@ -40,12 +41,14 @@ class Pair:
         image: The image file.
         masks: The mask file; for a multi-label set one file for each label.
         split: The split whose folder it lies in; None where there are no such folders.
+        trust: Whether files that are made of other files may be read.
     """
 
     key: str
     image: Path
     masks: tuple[Path, ...]
     split: Split | None
+    trust: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,28 @@ class Source:
         pairs: In the order of their keys.
         labels: The names of a multi-label set's labels, its folders below `masks/`; else empty.
         problems: What was noticed while pairing.
+        exports: What Esri's files in it say, one for each split folder; empty where there are none.
+        definition: What they say together; None where there are none.
+        pixel_size: Of a pixel on the ground [m], where the images say it and agree; else None.
     """
 
     root: Path
     pairs: tuple[Pair, ...]
     labels: tuple[str, ...]
     problems: tuple[Problem, ...]
+    exports: tuple[Export, ...] = field(default=(), kw_only=True)
+    definition: Definition | None = field(default=None, kw_only=True)
+    pixel_size: float | None = field(default=None, kw_only=True)
 
 
-def open_source(root: Path) -> Source:
-    """Find the pairs of images and masks in a folder.
+def open_source(root: Path, *, trust: bool = False) -> Source:
+    """Find the pairs of images and masks in a folder, or those of an export of Esri's.
+
+    What is wrong with an export is among its problems, so that what it says can be shown.
+
+    Args:
+        root: The folder.
+        trust: Take chips that are made of other files (MRF).
 
     Raises:
         DataError: There is no such folder, or it has no `images/` and `masks/`.
@@ -78,18 +93,22 @@ def open_source(root: Path) -> Source:
     parts: list[tuple[Split | None, Path]] = [
         (_SPLIT_FOLDERS[folder.name.lower()], folder)
         for folder in _folders(root)
-        if folder.name.lower() in _SPLIT_FOLDERS and _find(folder, ("images",))
+        if folder.name.lower() in _SPLIT_FOLDERS and find_folder(folder, ("images",))
     ]
     if not parts:
         parts = [(None, root)]
     twice = [split for split, count in Counter(split for split, _ in parts).items() if count > 1]
     if twice:
         raise DataError(f"{root}: two folders hold the {twice[0]} split. Put them into one.")
+    if holds_export(root):
+        from whatwhere.data.esri import open_exports  # which leans on this module
+
+        return open_exports(root, parts, trust)
     problems: list[Problem] = []
     pairs: list[Pair] = []
     labels: set[tuple[str, ...]] = set()
     for split, folder in parts:
-        images, masks = _find(folder, ("images",)), _find(folder, MASK_FOLDERS)
+        images, masks = find_folder(folder, ("images",)), find_folder(folder, MASK_FOLDERS)
         if split == "test" and masks is None and len(parts) > 1:
             cause = "its images have no masks, and were passed over."
             problems.append(Problem("note", str(folder), cause, "`whatwhere predict` takes them."))
@@ -112,10 +131,25 @@ def open_source(root: Path) -> Source:
     return Source(root, tuple(pairs), labels.pop(), tuple(problems))
 
 
-def list_images(folder: Path) -> tuple[list[Path], list[Problem]]:
+def holds_export(root: Path) -> bool:
+    """Whether a folder, or a split's folder in it, is an export of Esri's."""
+    if not root.is_dir():
+        return False
+    tops = [f for f in _folders(root) if f.name.lower() in _SPLIT_FOLDERS]
+    return any(is_export(folder) for folder in (root, *tops))
+
+
+def list_images(
+    folder: Path, *, also: Sequence[str] = (), silent: Collection[str] = ()
+) -> tuple[list[Path], list[Problem]]:
     """Return the images below a folder in the order of their names, and what was passed over.
 
     Hidden files, what file managers leave behind and what is no plain file are never opened.
+
+    Args:
+        folder: Where to look.
+        also: Endings of other files that are listed as images.
+        silent: Endings of files that are passed over without a word.
     """
     found: list[Path] = []
     problems: list[Problem] = []
@@ -141,14 +175,14 @@ def list_images(folder: Path) -> tuple[list[Path], list[Problem]]:
                 cause = "the file's name is not UTF-8."
                 problems.append(Problem("error", ascii(str(path)), cause, "Rename it."))
                 continue
-            if path.suffix.lower() not in SUFFIXES:
-                others[path.suffix.lower() or "no ending"] += 1
+            if path.suffix.lower() not in (*SUFFIXES, *also):
+                others[path.suffix.lower() or "no ending"] += path.suffix.lower() not in silent
             elif not path.is_file():
                 cause = "this is no plain file, and was passed over."
                 problems.append(Problem("warning", str(path), cause, "Take it out."))
             else:
                 found.append(path)
-    for ending, number in sorted(others.items()):
+    for ending, number in sorted((+others).items()):
         cause = f"{number} file{'s' * (number > 1)} with {ending} were passed over."
         problems.append(Problem("note", str(folder), cause, f"Read are {', '.join(SUFFIXES)}."))
     return found, problems
@@ -159,7 +193,7 @@ def images_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     tops = [f for f in _folders(path) if f.name.lower() in _SPLIT_FOLDERS]
-    insides = [_find(top, ("images",)) for top in (path, *tops)]
+    insides = [find_folder(top, ("images",)) for top in (path, *tops)]
     places = [inside for inside in insides if inside is not None]
     return [image for place in places or [path] for image in list_images(place)[0]]
 
@@ -177,14 +211,14 @@ def _pair_folder(
     if len(both) > 1:
         cause = f"there are {both[0].name}/ and {both[1].name}/; {masks.name}/ was taken."
         problems.append(Problem("warning", str(folder), cause, "Take the other one out."))
-    image_files = _by_key(images, problems)
+    image_files = by_key(images, problems, list_images(images))
     labels = _label_folders(masks, image_files)
     places = [masks / label for label in labels] or [masks]
-    mask_files = [_by_key(place, problems) for place in places]
+    mask_files = [by_key(place, problems, list_images(place)) for place in places]
 
     pairs = []
     for key, image in image_files.items():
-        partners = [_partner(key, files, image_files) for files in mask_files]
+        partners = [partner_of(key, files, image_files) for files in mask_files]
         for place, partner in zip(places, partners, strict=True):
             if partner is None:
                 cause = f"there is no mask for it in {place}."
@@ -201,18 +235,26 @@ def _pair_folder(
     return pairs, labels
 
 
-def _by_key(folder: Path, problems: list[Problem]) -> dict[str, Path]:
-    files, noticed = list_images(folder)
+def by_key(
+    folder: Path, problems: list[Problem], listed: tuple[list[Path], list[Problem]]
+) -> dict[str, Path]:
+    """Return listed images by their paths without endings; note those that have the same one."""
+    files, noticed = listed
     problems += noticed
     keyed: dict[str, Path] = {}
     for path in files:
-        key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        key = key_of(path.relative_to(folder))
         if key in keyed:
             cause = f"{keyed[key].name} has the same name but for the ending."
             problems.append(Problem("error", str(path), cause, "Keep one of the two."))
             continue
         keyed[key] = path
     return keyed
+
+
+def key_of(path: Path) -> str:
+    """Return a path without its ending, its letters composed as far as that goes."""
+    return unicodedata.normalize("NFC", path.with_suffix("").as_posix())
 
 
 def _label_folders(masks: Path, images: dict[str, Path]) -> tuple[str, ...]:
@@ -226,8 +268,8 @@ def _label_folders(masks: Path, images: dict[str, Path]) -> tuple[str, ...]:
     return tuple(folder.name for folder in inside)
 
 
-def _partner(key: str, masks: dict[str, Path], images: dict[str, Path]) -> str | None:
-    """The mask with the image's key, or the only one that differs by `_mask` or by case."""
+def partner_of(key: str, masks: dict[str, Path], images: dict[str, Path]) -> str | None:
+    """Return the mask with the image's key, or the only one that differs by `_mask` or by case."""
     if key in masks:
         return key
     for ending in _MASK_ENDINGS:
@@ -241,7 +283,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def _find(folder: Path, names: Sequence[str]) -> Path | None:
+def find_folder(folder: Path, names: Sequence[str]) -> Path | None:
     """The first of these folders that is there, whatever the case of its name."""
     there: dict[str, Path] = {path.name.lower(): path for path in _folders(folder)}
     return next((there[name] for name in names if name in there), None)

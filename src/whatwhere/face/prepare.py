@@ -11,7 +11,7 @@ from whatwhere.config import Recipe, make_recipe
 from whatwhere.data.census import look
 from whatwhere.data.inputs import Inputs
 from whatwhere.data.plan import DataPlan, plan_data, wish_of
-from whatwhere.data.sources import Split
+from whatwhere.data.sources import Split, holds_export
 from whatwhere.errors import UsageError
 from whatwhere.face.data import SegmentationData
 from whatwhere.face.drawing import bands_shown
@@ -52,9 +52,10 @@ def prepare_data(
     The names are those of arcgis.learn. `docs/how-to/from-arcgis.md` lists what each of them does.
 
     Args:
-        path: A folder of images and masks, a raster with `labels=`, a `data.toml`, or a list of
-            folders.
-        class_mapping: The name of each value in the masks; 0 is background if it has none.
+        path: A folder of images and masks or an export of ArcGIS Pro, a raster with `labels=`, a
+            `data.toml`, or a list of folders.
+        class_mapping: The name of each value in the masks; 0 is background if it has none. An
+            export names its classes itself: what is said here goes before.
         chip_size: Side of the chips cut for training [px]; 0 takes small images whole. No longer
             than the longest image.
         val_split_pct: Share that validates, where no split is given, above 0 and below 1.
@@ -87,6 +88,7 @@ def prepare_data(
     settings = {name: value for name, value in kwargs.items() if name in SETTINGS}
     settings |= _settings(
         class_mapping=class_mapping,
+        export=_is_export(path),
         chip_size=chip_size,
         val_split_pct=val_split_pct,
         batch_size=batch_size,
@@ -99,14 +101,14 @@ def prepare_data(
     alpha = kwargs.get("alpha", 0.7)
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha must be from 0 to 1, not {alpha!r}.")
-    root, work = _place(path, kwargs, working_dir)
+    root, work = _place(path, kwargs, working_dir, talk)
     places = {name: kwargs[name] for name in PLACES if kwargs.get(name) is not None}
     inputs = Inputs.of(root, **places)
     if kwargs.get("stratify") and not inputs.has_scenes:
         found = look(inputs, wish_of(recipe), recipe.split_gap, talk)
         found.require_sound()
         shares = parse_split(recipe.split)
-        root = gather_stratified(found, shares, recipe.seed, work / "data")
+        root = gather_stratified(found, shares, recipe.seed, work / "data", talk)
         inputs = Inputs.of(root, **places)
     plan = _fitted(plan_data(inputs, recipe, talk), talk)
     settings["chip_size"] = plan.recipe.chip_size
@@ -127,6 +129,7 @@ def prepare_data(
 def _settings(
     *,
     class_mapping: Mapping[Any, str] | None,
+    export: bool,
     chip_size: int,
     val_split_pct: float,
     batch_size: int | None,
@@ -155,7 +158,7 @@ def _settings(
     if batch_size is not None:
         found["batch_size"] = batch_size
     if class_mapping:
-        found["classes"] = class_words(class_mapping)
+        found["classes"] = class_words(class_mapping, background=not export)
     if transforms is False:
         found["augment"] = False
     if given.get("lighting_transforms") is False:
@@ -174,7 +177,7 @@ def _recipe(settings: Mapping[str, Any]) -> Recipe:
 
 
 def _place(
-    path: Any, given: Mapping[str, Any], working_dir: str | Path | None
+    path: Any, given: Mapping[str, Any], working_dir: str | Path | None, talk: Talk
 ) -> tuple[Path, Path]:
     """Return where the data lies, put together if it lies in several places, and where to work."""
     several = [Path(one) for one in path] if isinstance(path, (list, tuple)) else []
@@ -203,7 +206,13 @@ def _place(
             "several places, valid_path and test_path are for folders of images and masks; list "
             "rasters in a data.toml, each with its split."
         )
-    return gather(parts, work / "data"), work
+    return gather(parts, work / "data", talk, trust=bool(given.get("trust"))), work
+
+
+def _is_export(path: Any) -> bool:
+    """Whether an export of ArcGIS Pro is among the places, which names its classes itself."""
+    places = path if isinstance(path, (list, tuple)) else [path] if path else []
+    return any(holds_export(Path(one)) for one in places)
 
 
 def _folder_of(path: Path) -> Path:

@@ -38,11 +38,15 @@ def fault(path: Path, cause: str, remedy: str) -> DataError:
     return DataError(f"{path}: {cause} {remedy}", [Problem("error", str(path), cause, remedy)])
 
 
-def read_image(path: Path) -> tuple[NDArray[Any], Valid]:
+def read_image(path: Path, *, trust: bool = False) -> tuple[NDArray[Any], Valid]:
     """Read an image as it is stored, turned upright as its EXIF orientation says.
 
     Palettes are turned into colours. Alpha is no band: where it is 0, and where a float is not
     finite, the pixel is not valid.
+
+    Args:
+        path: The file.
+        trust: Read an MRF too, which is made of other files.
 
     Returns:
         `(C, H, W)` of the file's own number type (uint8, uint16, int32 or float32), and `(H, W)`
@@ -52,15 +56,19 @@ def read_image(path: Path) -> tuple[NDArray[Any], Valid]:
         DataError: The file is missing, damaged, of an unknown kind, too large for the memory, or
             holds several pictures.
     """
-    samples, bands = _read(path, palette_to_colors=True)
+    samples, bands = _read(path, palette_to_colors=True, trust=trust)
     return _split_alpha(samples, bands)
 
 
-def read_mask(path: Path) -> tuple[NDArray[np.int64], Valid]:
+def read_mask(path: Path, *, trust: bool = False) -> tuple[NDArray[np.int64], Valid]:
     """Read the numbers of a mask; palette masks give their indexes.
 
     Colours become one number, 0xRRGGBB + `COLOR_FLAG`; a mask whose red, green and blue are equal
     everywhere is a grey one.
+
+    Args:
+        path: The file.
+        trust: Read an MRF too, which is made of other files.
 
     Returns:
         `(H, W)` integers, and `(H, W)` valid: False where a mask has alpha 0.
@@ -68,7 +76,7 @@ def read_mask(path: Path) -> tuple[NDArray[np.int64], Valid]:
     Raises:
         DataError: As `read_image`; and a float that is no whole number, or a mask of two bands.
     """
-    samples, bands = _read(path, palette_to_colors=False)
+    samples, bands = _read(path, palette_to_colors=False, trust=trust)
     pixels, valid = _split_alpha(samples, bands)
     if len(pixels) not in (1, 3):
         raise fault(
@@ -99,10 +107,15 @@ def read_mask(path: Path) -> tuple[NDArray[np.int64], Valid]:
     return COLOR_FLAG + (red << 16) + (green << 8) + blue, valid
 
 
-def _read(path: Path, *, palette_to_colors: bool) -> tuple[NDArray[Any], str]:
+def _read(path: Path, *, palette_to_colors: bool, trust: bool) -> tuple[NDArray[Any], str]:
     """Return `(H, W, samples)` and the samples' letters, such as `L`, `RGB` or `RGBA`."""
     with _told(path):
         head = read_head(path)
+        if head.startswith(b"<MRF_META"):
+            from whatwhere.io.mrf import read_mrf  # which leans on this module
+
+            samples, bands = read_mrf(path, trust)
+            return _usual(path, samples), bands
         if head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+") and _is_rich_tiff(path):
             return _read_rich_tiff(path)
         if head.startswith(b"\x89PNG"):
@@ -110,7 +123,7 @@ def _read(path: Path, *, palette_to_colors: bool) -> tuple[NDArray[Any], str]:
                 picture.verify()  # each chunk's checksum
         with Image.open(path, formats=_FORMATS) as picture:
             _check_single(path, getattr(picture, "n_frames", 1))
-            _check_size(path, picture.height, picture.width, len(picture.getbands()), 4)
+            check_size(path, picture.height, picture.width, len(picture.getbands()), 4)
             if picture.format == "PNG" and _is_deep_color(picture):
                 samples, bands = _read_deep_png(path, picture), picture.mode
             else:
@@ -183,8 +196,19 @@ def _check_single(path: Path, frames: int) -> None:
         )
 
 
-def _check_size(path: Path, height: int, width: int, samples: int, item: int) -> None:
-    """Refuse, from the header alone, what would not fit into half of the free memory."""
+def check_size(path: Path, height: int, width: int, samples: int, item: int) -> None:
+    """Refuse, from the header alone, what would not fit into half of the free memory.
+
+    Args:
+        path: The file.
+        height: Of the image [px].
+        width: Of the image [px].
+        samples: For each pixel.
+        item: Of a sample [bytes].
+
+    Raises:
+        DataError: It would not fit.
+    """
     free = memory_mb()
     need = height * width * samples * item * 3 // 2**20
     if free is not None and need > free // 2:
@@ -274,7 +298,7 @@ def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
         samples, item = page.samplesperpixel, page.dtype.itemsize if page.dtype else 8
-        _check_size(path, page.imagelength, page.imagewidth, samples, max(item, 4))
+        check_size(path, page.imagelength, page.imagewidth, samples, max(item, 4))
         odd = (5, 8, 9, 10) if page.bitspersample > 8 else (0, 3, 5, 8, 9, 10)
         if page.photometric in odd or page.imagedepth > 1:
             raise fault(
@@ -298,6 +322,12 @@ def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
         pixels = pixels[..., None]
     elif page.axes.startswith("S"):
         pixels = np.moveaxis(pixels, 0, -1)
+    upright = _upright(_usual(path, pixels), tag.value if tag else 1)
+    return upright, "?" * (samples - alpha) + "A" * alpha
+
+
+def _usual(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return uint8, uint16, int32 or float32, whichever holds the numbers."""
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)
     elif pixels.dtype == np.float64:
@@ -308,8 +338,7 @@ def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
         raise fault(
             path, f"numbers of the type {pixels.dtype} are not read.", "Save it as 16-bit or float."
         )
-    upright = _upright(pixels, tag.value if tag else 1)
-    return upright, "?" * (samples - alpha) + "A" * alpha
+    return pixels
 
 
 def _check_whole(page: Any) -> None:
