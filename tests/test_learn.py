@@ -323,7 +323,7 @@ def test_the_net_is_named_in_many_ways(data: SegmentationData) -> None:
         ({"backbone": "resnet33"}, "there is no model 'resnet33'. Did you mean"),
         ({"backbone": "hf:resnet50_sentinel2_all_moco"}, "only timm's names are known"),
         ({"backbone": 3}, "a name or a torch module, not 3"),
-        ({"mixup": True}, "mixup is not here: masks that are mixed .* rotate"),
+        ({"mixup": -1.0}, r"mixup must be at least 0\.0"),
         ({"class_balance": True}, "no keyword 'class_balance'. Did you mean 'class_balancing'"),
         ({"model": "resnet34"}, "say backbone="),
         ({"ignore_classes": [1, 2]}, "leaves 1 of 3 classes"),

@@ -8,13 +8,20 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from test_bundle import make_card, make_weights
+from whatwhere import bundle
+from whatwhere.config import Recipe, to_dict
 from whatwhere.face.words import DATA_WORDS, MODEL_WORDS, NOTES, REFUSALS, SETTINGS
 from whatwhere.learn import SegmentationData, UnetClassifier, prepare_data
+from whatwhere.packages import definition_of, write_package
+from whatwhere.raster_function import RasterFunction
+from whatwhere.types import Bands
 
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "docs" / "how-to" / "from-arcgis.md"
@@ -92,6 +99,29 @@ MEMBERS = {
     ),
 }
 
+BESIDE = {
+    "file": (
+        *("NAME.pth", "NAME.emd", "NAME.dlpk", "ArcGISImageClassifier.py", "model_metrics.html"),
+        *("loss_graph.png", "show_results.png"),
+    ),
+    "emd": (
+        *("Framework", "ModelConfiguration", "ModelType", "InferenceFunction", "ExtractBands"),
+        *("ignore_mapped_class", "SupportsVariableTileSize", "Classes", "ModelFormat"),
+        *("MinCellSize", "MaxCellSize", "ArcGISLearnVersion", "monitored_valid_loss"),
+        *("ModelFile", "ImageHeight", "ImageWidth", "ImageSpaceUsed", "LearningRate"),
+        *("ModelName", "backend", "ModelParameters", "accuracy", "resize_to", "IsMultispectral"),
+        *("IsImageNetNormalization", "Bands", "ImageryType", "NormalizationStats"),
+        *("DoNormalize", "per_class_metrics"),
+        *("DataRange", "Preprocessing", "radiometric_offset_correction"),
+    ),
+    "function": (
+        *("padding", "batch_size", "predict_background", "test_time_augmentation", "tile_size"),
+        *("device", "initialize", "getParameterInfo", "getConfiguration", "updateRasterInfo"),
+        "updatePixels",
+    ),
+}
+"""What their `save` writes, the lines of its definition, and what Pro asks of the script."""
+
 KNOWN: dict[str, frozenset[str]] = {
     "prepare_data": DATA_WORDS | SETTINGS,
     "UnetClassifier": MODEL_WORDS | SETTINGS,
@@ -100,7 +130,7 @@ KNOWN: dict[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: `owner(name=default)`, or `owner.name`."""
+    """A line of the table: `owner(name=default)`, `owner.name`, or `owner name`."""
 
     owner: str
     name: str
@@ -118,7 +148,10 @@ def rows() -> list[Row]:
         if match:
             name, state, told = match.groups()
             argument = re.match(r"([\w.]+)\((\w+)(?:=(.*))?\)$", name)
-            if argument:
+            owner, blank, word = name.partition(" ")
+            if blank:
+                found.append(Row(owner, word, None, False, state, told))
+            elif argument:
                 owner, word, default = argument.groups()
                 found.append(Row(owner, word, default, True, state, told))
             else:
@@ -158,7 +191,12 @@ def test_every_name_has_a_line() -> None:
     }
     lines = rows()
     assert {(row.owner, row.name) for row in lines if row.is_argument} == wanted
-    members = {(owner, name) for owner, names in MEMBERS.items() for name in names}
+    members = {
+        (owner, name)
+        for some in (MEMBERS, BESIDE)
+        for owner, names in some.items()
+        for name in names
+    }
     assert {(row.owner, row.name) for row in lines if not row.is_argument} == members
     assert len(lines) == len(wanted) + len(members)
 
@@ -188,8 +226,7 @@ def test_arguments_are_taken_as_the_guide_says() -> None:
         arguments = arguments_of(row.owner)
         where = f"{row.owner}({row.name})"
         if row.state == "absent":
-            idle = row.name in arguments and "no `.emd`" in row.told
-            assert row.name in {*REFUSALS, *NOTES} or idle, where
+            assert row.name in {*REFUSALS, *NOTES}, where
             continue
         taken = {*arguments, *NOTES, *KNOWN.get(row.owner, ())}
         assert row.name in taken, where
@@ -199,7 +236,7 @@ def test_arguments_are_taken_as_the_guide_says() -> None:
 
 def test_members_are_there_as_the_guide_says() -> None:
     for row in rows():
-        if row.is_argument:
+        if row.is_argument or row.owner in BESIDE:
             continue
         members = members_of(row.owner)
         if row.name.startswith("_") and row.name != "__repr__":
@@ -207,6 +244,42 @@ def test_members_are_there_as_the_guide_says() -> None:
             assert public and set(public) <= members, row.name
         else:
             assert (row.name in members) == (row.state != "absent"), row.name
+
+
+def lines_of(owner: str) -> list[Row]:
+    return [row for row in rows() if row.owner == owner]
+
+
+def test_what_is_saved_is_as_the_guide_says(tmp_path: Path) -> None:
+    bundle.save(tmp_path / "source", make_card(resize=None), make_weights())
+    (tmp_path / "source" / "report.html").write_text("a report")
+    made = [path.name for path in write_package(tmp_path / "source", tmp_path / "NAME", "NAME")]
+    told = [name for row in lines_of("file") for name in re.findall(r"`([^`]+)`", row.told)]
+    for row in lines_of("file"):
+        assert row.state != "absent" and re.search("`[^`]+`", row.told), row.name
+    assert all(any(fnmatch(name, pattern) for name in made) for pattern in told)
+    assert all(any(fnmatch(name, pattern) for pattern in told) for name in made)
+
+
+def test_a_definition_has_the_lines_that_the_guide_says() -> None:
+    recipe = to_dict(Recipe(class_weights="balanced"))
+    card = make_card(bands=Bands(("nir",), (4,)), pixel_size=0.5, recipe=recipe)
+    row = {"name": "salt", "precision": 1.0, "recall": 1.0, "dice": 1.0}
+    lines = definition_of(card, "x", scores={"classes": [row], "pixel_accuracy": 1.0})
+    for one in lines_of("emd"):
+        assert (one.name in lines) == (one.state != "absent"), one.name
+    named = {one.name for one in lines_of("emd")}
+    assert set(lines) - named == {"WhatwhereVersion", "Description"}
+    (parameters,) = (one for one in lines_of("emd") if one.name == "ModelParameters")
+    shown = set(re.findall(r"`(\w+)`", parameters.told))
+    assert shown == set(lines["ModelParameters"]) - {"backbone", "backend"}
+
+
+def test_the_script_has_what_the_guide_says() -> None:
+    asked = {one["name"] for one in RasterFunction().getParameterInfo()} - {"raster", "model"}
+    told = {row.name for row in lines_of("function")}
+    assert asked < told and all(callable(getattr(RasterFunction, n)) for n in told - asked)
+    assert not [row.name for row in lines_of("function") if row.state == "absent"]
 
 
 def test_every_line_that_is_not_the_same_says_how_or_why() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from whatwhere.bundle import CARD
 from whatwhere.config import MODELS, Recipe
 from whatwhere.data.labels import read_pixels
 from whatwhere.errors import UsageError
-from whatwhere.face.course import Start, course_of, log_of, start_of
+from whatwhere.face.course import Start, course_of, log_of, start_of, still_ignored
 from whatwhere.face.data import SegmentationData, split_called, values_of
 from whatwhere.face.drawing import Panel, bands_shown, draw_losses, draw_panels
 from whatwhere.face.held import MODELS_FOLDER, Held, number
 from whatwhere.face.inline import show, show_png, talk_here
+from whatwhere.face.packed import open_trained
 from whatwhere.face.tables import frame
 from whatwhere.face.words import DATA_SETTINGS, SETTINGS, check_words
 from whatwhere.nn.build import list_models
@@ -35,19 +37,17 @@ class UnetClassifier(Held):
     Attributes:
         frozen: Whether the backbone rests.
         runs: The run folders of its trainings, in order.
-        mixup: False.
         class_balancing: As it was made with, like the four that follow.
         monitor: What decides which epoch is kept.
     """
 
     monitor = "valid_loss"
-    mixup = False
 
     def __init__(
         self,
         data: SegmentationData | None,
         backbone: Any = None,
-        pretrained_path: str | Path | None = None,
+        pretrained_path: str | os.PathLike[str] | None = None,
         backend: str = "pytorch",
         **kwargs: Any,
     ) -> None:
@@ -58,14 +58,15 @@ class UnetClassifier(Held):
             backbone: None for resnet34; a name of timm's, with or without `timm:` before it; a
                 function of such a name; a torch module that returns a list of feature maps; or
                 `tutorial` or `unet2015`, which have no backbone.
-            pretrained_path: A run or bundle of this package whose weights it begins with.
+            pretrained_path: Whose weights it begins with: a run, a bundle, a package (its folder,
+                `.emd` or `.dlpk`), or a model of arcgis.learn, as far as its weights fit.
             backend: `pytorch`.
             **kwargs: arcgis.learn's other keywords; `device`, and any setting of a recipe.
 
         Raises:
             UsageError: A keyword is unknown (the nearest is named), its value cannot be, or weights
                 that were asked for cannot be had.
-            BundleError: What `pretrained_path` names is missing or damaged.
+            BundleError: What `pretrained_path` names is missing or damaged, or does not fit.
         """
         self.data = data
         self.talk: Talk = kwargs.get("talk") or (data.talk if data else talk_here())
@@ -84,6 +85,7 @@ class UnetClassifier(Held):
         self.weighted_dice = start.said["weighted_dice"]
         self.runs: list[Path] = []
         self._known, self._predictor = {}, None
+        self._opened, self._missing = start.opened, start.missing
 
     # Training
 
@@ -230,6 +232,11 @@ class UnetClassifier(Held):
         return True
 
     # Looking
+
+    @property
+    def mixup(self) -> bool:
+        """Whether training images are laid over each other."""
+        return self.recipe.mixup > 0
 
     @property
     def available_metrics(self) -> list[str]:
@@ -381,19 +388,31 @@ class UnetClassifier(Held):
         data: SegmentationData | None = None,
         **kwargs: Any,
     ) -> UnetClassifier:
-        """Make the classifier that a run or a bundle holds, with how it was trained.
+        """Make the classifier that a run or a package holds, with how it was trained.
+
+        Of a model of arcgis.learn the classes, the bands, the normalisation and the backbone are
+        taken; of its weights what fits, and that is said. Where nothing fits, `fit` begins anew.
 
         Args:
-            emd_path: A run folder, a bundle, or its card.
+            emd_path: A run folder, a bundle, or its card; the folder of a package, its `.emd` or
+                its `.dlpk`, which is unpacked for as long as the classifier lives; or those of a
+                model of arcgis.learn.
             data: To score it on and train it on; None for a net that only predicts.
             **kwargs: As of the class, to change what it was trained with; `backbone` for a net on a
                 module of your own.
 
         Raises:
             BundleError: It is missing or damaged.
+            UsageError: A keyword cannot be followed; or the model does not name its backbone.
         """
-        path = Path(emd_path)
-        card = bundle.load_card(path)
+        opened = open_trained(emd_path, lenient=True)
+        if opened.run is None:
+            told = opened.foreign.backbone if opened.foreign is not None else ""
+            backbone = kwargs.pop("backbone", told)
+            if not backbone:
+                raise UsageError(f"{emd_path}: it does not name its backbone: say backbone=….")
+            return cls(data, backbone, opened, **kwargs)
+        card = bundle.load_card(opened.run)
         start = {"model", "pretrained", "pretrained_path", "freeze_epochs"}
         kept = SETTINGS - DATA_SETTINGS - start
         settings = {name: value for name, value in card.recipe.items() if name in kept}
@@ -401,8 +420,13 @@ class UnetClassifier(Held):
             settings.pop("loss", None)
         if "class_balancing" in kwargs:
             settings.pop("class_weights", None)
+        ignored = still_ignored(card.classes, data.table) if data is not None else []
+        if data is not None and ignored and not {"ignore_classes", "classes"} & set(kwargs):
+            settings["ignore_classes"] = ignored
+            talk = kwargs.get("talk") or data.talk
+            talk.say(f"note     ignore_classes: {ignored}, as it was trained.")
         backbone = kwargs.pop("backbone", card.model)
-        return cls(data, backbone, path, **{**settings, **kwargs})
+        return cls(data, backbone, opened, **{**settings, **kwargs})
 
     @classmethod
     def from_emd(cls, data: SegmentationData | None, emd_path: str | Path) -> UnetClassifier:

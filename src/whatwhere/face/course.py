@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whatwhere import bundle, nets
+from whatwhere import nets
 from whatwhere.config import MODELS, Recipe, make_recipe
-from whatwhere.data.classes import written
-from whatwhere.errors import UsageError
+from whatwhere.data.classes import name_in_spec, written
+from whatwhere.errors import BundleError, UsageError
+from whatwhere.face.begin import begin, settings_of, unlike
 from whatwhere.face.data import SegmentationData, values_of
+from whatwhere.face.packed import Opened, open_trained
 from whatwhere.face.words import MODEL_WORDS, SETTINGS, band_words, check_words, loss_words
-from whatwhere.talk import Talk
+from whatwhere.notation import parse_loss
+from whatwhere.packages import dice_share
+from whatwhere.talk import Talk, difference
 from whatwhere.types import Classes
 
 _USUAL: Mapping[str, Any] = {
     **{"optimizer": "adamw", "weight_decay": 0.01, "schedule": "one_cycle", "stop_patience": 0},
 }
 _TENTH = 0.1  # of the rate, for the first level of a pretrained backbone
+_MIXUP = 0.4  # alpha, as fastai has it
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,9 @@ class Start:
         encoder: A backbone of the user's own, or None.
         run: A run or bundle whose weights it has, or None.
         frozen: Whether the backbone rests.
-        said: The keywords of the loss, as they were given.
+        said: The keywords of the loss, as they were given or as the recipe has them.
+        opened: What the weights came from, or None.
+        missing: Why there are no weights, where a model came without; else empty.
     """
 
     recipe: Recipe
@@ -40,22 +49,26 @@ class Start:
     run: Path | None
     frozen: bool
     said: Mapping[str, Any]
+    opened: Opened | None = None
+    missing: str = ""
 
 
 def start_of(
     data: SegmentationData | None,
     backbone: Any,
-    pretrained_path: str | Path | None,
+    pretrained_path: str | os.PathLike[str] | None,
     backend: str,
     given: Mapping[str, Any],
     talk: Talk,
 ) -> Start:
-    """Turn the arguments of `UnetClassifier` into a recipe; raises `UsageError`."""
+    """Turn the arguments of `UnetClassifier` into a recipe; raises as it does."""
     if backend != "pytorch":
         raise UsageError(f"backend must be pytorch, not {backend!r}.")
     check_words(given, {*MODEL_WORDS, *SETTINGS}, "UnetClassifier", talk)
     model, encoder = _backbone(backbone)
     settings = {name: value for name, value in given.items() if name in SETTINGS}
+    if isinstance(settings.get("mixup"), bool):
+        settings["mixup"] = _MIXUP * settings["mixup"]
     if "pretrained_path" in settings or "model" in settings:
         raise UsageError("UnetClassifier: say backbone= and pretrained_path=, in this order.")
     weights = given.get("pretrained_backbone", settings.get("pretrained", True))
@@ -65,14 +78,12 @@ def start_of(
             f"pretrained_backbone={str(file)!r} is for a net that starts anew, and pretrained_path "
             "brings all weights. Leave one out."
         )
-    fetched = model not in MODELS and encoder is None and pretrained_path is None and bool(weights)
-    said = {
-        "class_balancing": bool(given.get("class_balancing", False)),
-        "focal_loss": bool(given.get("focal_loss", False)),
-        "dice_loss_fraction": given.get("dice_loss_fraction", 0),
-        "dice_loss_average": given.get("dice_loss_average", "macro"),
-        "weighted_dice": bool(given.get("weighted_dice", False)),
-    }
+    opened = open_trained(pretrained_path) if pretrained_path is not None else None
+    foreign = opened.foreign if opened is not None else None
+    instead = foreign is not None and bool(given.get("pretrained_backbone"))
+    alone = opened is None or instead
+    fetched = model not in MODELS and encoder is None and alone and bool(weights)
+    said = _said(given)
     loss = loss_words(
         settings.get("loss"),
         said["focal_loss"],
@@ -95,12 +106,61 @@ def start_of(
     if ignored and data is not None:
         own["classes"] = without(data.table, ignored)
     prepared = data.settings if data is not None else {}
+    if data is None and foreign is not None:
+        prepared = settings_of(foreign)
     recipe = make_recipe(**{**_USUAL, **prepared, "model": model, **own, **settings})
-    run = None
-    if pretrained_path is not None:
-        run = Path(pretrained_path)
-        bundle.load_card(run)
-    return Start(recipe, encoder, run, fetched and not recipe.freeze_epochs, said)
+    said |= _said_by(recipe)
+    if foreign is not None and data is not None:
+        rows = unlike(foreign, data.classes, list(data.bands.names))
+        if rows:
+            talk.say(difference(rows, ("in the model", "in the data")))
+    if opened is None or instead:
+        return Start(recipe, encoder, None, fetched and not recipe.freeze_epochs, said)
+    start = _begun(opened, recipe, said, talk, "encoder_lr" not in settings)
+    return dataclasses.replace(start, encoder=encoder)
+
+
+def _said(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of the loss, as they are given."""
+    return {
+        "class_balancing": bool(given.get("class_balancing", False)),
+        "focal_loss": bool(given.get("focal_loss", False)),
+        "dice_loss_fraction": given.get("dice_loss_fraction", 0),
+        "dice_loss_average": given.get("dice_loss_average", "macro"),
+        "weighted_dice": bool(given.get("weighted_dice", False)),
+    }
+
+
+def _said_by(recipe: Recipe) -> dict[str, Any]:
+    """The keywords of the loss, as far as a recipe's loss can be said in them."""
+    share = dice_share(recipe.loss)
+    found: dict[str, Any] = {} if share is None else {"dice_loss_fraction": share}
+    found["focal_loss"] = "focal" in parse_loss(recipe.loss)
+    found["class_balancing"] = recipe.class_weights == "balanced"
+    return found
+
+
+def _begun(
+    opened: Opened, recipe: Recipe, said: Mapping[str, Any], talk: Talk, slower: bool
+) -> Start:
+    """Begin with the weights of a trained net; `slower` lets a taken backbone learn so."""
+    if opened.foreign is None or opened.place is None:
+        return Start(recipe, None, opened.run, False, said, opened)
+    try:
+        begun = begin(opened.foreign, recipe, opened.place, talk)
+    except BundleError as error:
+        if not opened.lenient:
+            raise
+        talk.say(
+            f"warning  {error} fit() begins without them; pretrained_backbone=True takes ImageNet's"
+        )
+        return Start(recipe, None, None, False, said, opened, str(error))
+    if begun.seed is None:
+        return Start(recipe, None, begun.run, False, said, opened)
+    changes: dict[str, Any] = {"encoder_lr": _TENTH} if slower else {}
+    recipe = make_recipe(recipe, pretrained_path=str(begun.seed), **changes)
+    missing = f"{opened.path}: its backbone was taken, and the decoder starts anew."
+    return Start(recipe, None, None, not recipe.freeze_epochs, said, opened, missing)
 
 
 def _backbone(backbone: Any) -> tuple[str, Any]:
@@ -144,11 +204,24 @@ def without(classes: Classes, ignored: Any) -> str:
             f"{len(classes)} classes: at least two must be left to tell apart."
         )
     words = [
-        f"{written(raw)}={'ignore' if value in wanted else info.name}"
+        f"{written(raw)}={'ignore' if value in wanted else name_in_spec(info.name)}"
         for value, info in zip(values, classes, strict=True)
         for raw in info.raw
     ]
     return ",".join([*words, *(f"{written(raw)}=ignore" for raw in classes.ignored)])
+
+
+def still_ignored(trained: Classes, here: Classes) -> list[int]:
+    """Return the values of the data's classes that a net was trained without.
+
+    Args:
+        trained: The net's class table.
+        here: The data's; where its other classes are not the net's, nothing is known of it.
+    """
+    gone = {info.name for info in here if info.raw and set(info.raw) <= set(trained.ignored)}
+    if [name for name in here.names if name not in gone] != trained.names:
+        return []
+    return [v for v, info in zip(values_of(here), here, strict=True) if info.name in gone]
 
 
 def course_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whatwhere import bundle, files, jobs, runs
+from whatwhere import bundle, jobs, runs
 from whatwhere import evaluate as scoring
 from whatwhere.bundle import Card
-from whatwhere.config import Recipe
+from whatwhere.config import Recipe, make_recipe
+from whatwhere.data.classes import written
 from whatwhere.data.splits import fingerprint, own
-from whatwhere.errors import UsageError
+from whatwhere.errors import BundleError, UsageError
+from whatwhere.face.begin import begin
 from whatwhere.face.data import SegmentationData
+from whatwhere.face.packed import Opened, open_trained
 from whatwhere.face.words import check_words
+from whatwhere.packages import SCRIPT, why_not, write_package
 from whatwhere.predict.decide import decide, to_values
 from whatwhere.predict.engine import Predictor, load
 from whatwhere.predict.images import Written
+from whatwhere.report import FOLDER
 from whatwhere.talk import Talk, difference
 from whatwhere.types import Image
 
@@ -49,6 +55,8 @@ class Held:
     talk: Talk
     _known: dict[str, dict[str, Any]]
     _predictor: Predictor | None
+    _opened: Opened | None  # a package lies unpacked as long as this is held
+    _missing: str
 
     def save(
         self,
@@ -61,17 +69,24 @@ class Held:
         save_inference_file: bool = True,
         **kwargs: Any,
     ) -> Path:
-        """Copy the bundle to a folder, with the report beside it.
+        """Write a package: the bundle, and what ArcGIS asks for.
+
+        In the folder lie `bundle.json` and `weights-*.safetensors`, which are all that this package
+        reads; `NAME.emd`, the definition; `WhatwhereClassifier.py`, which ArcGIS Pro runs
+        (experimental: written after its published interface, and not tried there); `report.html`,
+        if the run has one; and `NAME.dlpk`, all of them in one file.
 
         Args:
-            name_or_path: A name, for a folder below `models/`; or a path. A bundle that is there is
-                replaced.
+            name_or_path: A name, for a folder below `models/`; or a path. A package that is there
+                is replaced.
             framework: `PyTorch`.
             publish: Must be False: there is no portal.
             gis: Must be None.
-            compute_metrics: Keep the report beside the bundle, if the run has one.
+            compute_metrics: Keep the report, and the scores of the validation split in the
+                definition, where they are known.
             save_optimizer: Has no effect.
-            save_inference_file: Has no effect yet.
+            save_inference_file: Write the script for ArcGIS Pro. Nets that it cannot run are saved
+                without, which is said.
             **kwargs: Keywords that mean nothing for a U-Net, which is said.
 
         Returns:
@@ -79,6 +94,7 @@ class Held:
 
         Raises:
             UsageError: There is no such framework, or nothing was trained.
+            BundleError: The run's scores cannot be read.
             OutputError: It cannot be written.
         """
         idle = {"publish": publish, "gis": gis, "save_optimizer": save_optimizer}
@@ -86,42 +102,71 @@ class Held:
         if framework.lower() != "pytorch":
             raise UsageError(f"framework must be PyTorch, not {framework!r}.")
         run, folder = self._weights(), self._folder(name_or_path)
-        page = run / "report.html"
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder}: this is a file; a folder is written.")
         if (folder / runs.SPLITS).exists():
             raise UsageError(f"{folder}: a run is in this folder. Take another name.")
-        found = bundle.load(run)
-        bundle.save(folder, found.card, found.weights)
-        if compute_metrics and page.is_file() and page.parent != folder:
-            files.write_bytes(folder / page.name, page.read_bytes())
+        scores = (self._known.get("val") or kept_scores(run)) if compute_metrics else None
+        refusal = why_not(self._card()) if save_inference_file else ""
+        if refusal:
+            self.talk.say(f"note     save: {SCRIPT} is not written: {refusal}.")
+        write_package(
+            run,
+            folder,
+            folder.absolute().name,
+            script=save_inference_file,
+            report=compute_metrics,
+            scores=scores,
+        )
         return folder
 
     def load(self, name_or_path: str | Path, strict: bool | str = True) -> None:
-        """Take the weights of a bundle or a run: they are what is scored, used and trained on.
+        """Take the weights of a run or a package: they are what is scored, used and trained on.
 
         Args:
-            name_or_path: A name, for a folder below `models/`; or a path.
+            name_or_path: A name, for a folder below `models/`; or a path, as in `from_model`.
             strict: Refuse other classes than the data's. If not, the next `fit` begins with a new
                 head for them.
 
         Raises:
-            BundleError: It is missing or damaged.
+            BundleError: It is missing or damaged, or nothing of a foreign model's weights fits.
             UsageError: It is another net.
         """
         path = self._folder(name_or_path)
         path = path if path.exists() or not Path(name_or_path).exists() else Path(name_or_path)
-        card = bundle.load_card(path)
-        rows = [("model", card.model, self.recipe.model)]
+        opened = open_trained(path)
+        if opened.foreign is not None:
+            self._load_foreign(opened, bool(strict))
+            return
+        card = bundle.load_card(opened.run or path)
+        self._check_same(path, card.model, card.classes.names, bool(strict))
+        self.run, self._known, self._predictor = opened.run, {}, None
+        self._opened, self._missing = opened, ""
+
+    def _load_foreign(self, opened: Opened, strict: bool) -> None:
+        """Take what fits of the weights of a model of arcgis.learn."""
+        if opened.foreign is None or opened.place is None:
+            raise BundleError(f"{opened.path}: there is no model in it.")
+        named = opened.foreign.backbone.removeprefix("timm:") or self.recipe.model
+        self._check_same(opened.path, named, opened.foreign.classes.names, strict)
+        begun = begin(opened.foreign, self.recipe, opened.place, self.talk)
+        if begun.seed is not None:
+            self.recipe = make_recipe(self.recipe, pretrained_path=str(begun.seed))
+        self.run, self._known, self._predictor = begun.run, {}, None
+        self._opened = opened
+        self._missing = f"{opened.path}: its backbone was taken, and the decoder starts anew."
+
+    def _check_same(self, path: Path, model: str, classes: Sequence[str], strict: bool) -> None:
+        """Raise `UsageError` if another net is loaded than this one."""
+        rows = [("model", model, self.recipe.model)]
         if strict and self.data is not None:
-            rows.append(("classes", ", ".join(card.classes.names), ", ".join(self._names())))
+            rows.append(("classes", ", ".join(classes), ", ".join(self._names())))
         unlike = [row for row in rows if row[1] != row[2]]
         if unlike:
             raise UsageError(
                 f"{path} does not go with this net:\n{difference(unlike)}\nfrom_model() makes one "
                 "that does."
             )
-        self.run, self._known, self._predictor = path, {}, None
 
     def predict(self, image: NDArray[Any] | str | Path, probabilities: bool = False) -> Any:
         """Segment a picture.
@@ -265,9 +310,9 @@ class Held:
         """The classes of the next `fit`."""
         if self.data is None:
             return self._card().classes.names
-        ignored = {info for info in self.recipe.classes.split(",") if info.endswith("=ignore")}
-        left = {int(one.partition("=")[0]) for one in ignored}
-        return [info.name for info in self.data.table if not left & set(info.raw)]
+        rows = (one.partition("=") for one in self.recipe.classes.split(","))
+        ignored = {number for number, _, name in rows if name == "ignore"}
+        return [one.name for one in self.data.table if not ignored & set(map(written, one.raw))]
 
     def _card(self) -> Card:
         return bundle.load_card(self._weights())
@@ -280,6 +325,11 @@ class Held:
         return self.data
 
     def _weights(self) -> Path:
+        if self.run is None and self._missing:
+            raise UsageError(
+                f"nothing was trained yet. {self._missing} Train it: "
+                "from_model(path, prepare_data(…)).fit()."
+            )
         if self.run is None:
             raise UsageError("nothing was trained yet: fit() first, or load() what was saved.")
         return self.run
@@ -295,6 +345,30 @@ class Held:
         if path.name != str(name_or_path) or self.data is None:
             return path
         return self.data.working_dir / MODELS_FOLDER / path
+
+
+def kept_scores(run: Path) -> dict[str, Any] | None:
+    """Return a run's scores of the validation split; None for a bundle without its run.
+
+    Raises:
+        BundleError: They cannot be read.
+    """
+    path = run / FOLDER / "validation.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        rows = [
+            (row["name"], row["precision"], row["recall"], row["dice"]) for row in found["classes"]
+        ]
+        if not rows or "pixel_accuracy" not in found:
+            raise ValueError("there are no scores in it")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{path}: the run's scores cannot be read ({error!r}). Copy the run again, or say "
+            "compute_metrics=False."
+        ) from error
+    return dict(found)
 
 
 def number(value: float | None) -> float:

@@ -70,8 +70,6 @@ NOTES: Mapping[str, str] = {
 REFUSALS: Mapping[str, str] = {
     "train_tail": "the first filters rest and learn with the backbone: freeze(), unfreeze().",
     "wavelengths": "nets that take wavelengths are not here; bands= names the bands.",
-    "mixup": "masks that are mixed are masks of nothing. Against overfitting there are rotate, "
-    "scale, brightness and contrast in prepare_data, weight_decay, dropout and ema here.",
     "callbacks": "fastai does not run here. fit() takes every setting of a recipe that has to do "
     "with the course, such as clip=1.0, ema=0.05 or accumulate=4.",
     "save_callback_params": "the best epoch is always kept; see checkpoint.",
@@ -134,8 +132,12 @@ def named_in(emd: Any) -> dict[Any, str]:
         ) from None
 
 
-def class_words(mapping: Mapping[Any, str]) -> str:
-    """Write `{1: "building"}` as a class table; what is 0 is background if it has no name.
+def class_words(mapping: Mapping[Any, str], *, background: bool = True) -> str:
+    """Write `{1: "building"}` as a class table.
+
+    Args:
+        mapping: The name of each value.
+        background: Call 0 the background if neither has a name.
 
     Raises:
         UsageError: A value is no whole number, or a name holds a sign of the notation.
@@ -152,7 +154,11 @@ def class_words(mapping: Mapping[Any, str]) -> str:
         if not str(name).strip() or any(sign in str(name) for sign in ",="):
             raise UsageError(f"class_mapping: {name!r} is no name: it is empty or holds , or =.")
         table[number] = str(name).strip()
-    if 0 not in table and "background" not in {name.lower() for name in table.values()}:
+    if (
+        background
+        and 0 not in table
+        and "background" not in {name.lower() for name in table.values()}
+    ):
         table = {0: "background", **table}
     return ",".join(f"{number}={name}" for number, name in table.items())
 
