@@ -167,8 +167,9 @@ def exit_codes() -> str:
             "inherits a builtin too, so either may be caught.\n",
             _table(("code", "exception", "also a", "meaning"), rows),
             f"0 means that all is well. 5 is given too where the memory is full. "
-            f"{errors.INTERRUPTED} means that the user interrupted the command (Ctrl-C), or "
-            "that the system ended a training (SIGTERM): what was finished is kept. "
+            f"{errors.INTERRUPTED} means that the user interrupted the command (Ctrl-C), 143 "
+            "that the system asked a training to end (SIGTERM): what was finished is kept, and "
+            "`--resume` goes on. "
             "`whatwhere inspect` ends with 3 when it finds an error in the "
             "data. 2 is given by the command line itself for unknown commands and flags.\n",
         ]
