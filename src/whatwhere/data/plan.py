@@ -38,6 +38,8 @@ from whatwhere.notation import parse_size, parse_split
 from whatwhere.talk import Talk
 from whatwhere.types import Bands, Classes, Geometry, Orientation, Valid
 
+_SHOWN = 16  # digits of a digest, for people to compare
+
 
 @dataclass(frozen=True)
 class DataPlan:
@@ -154,9 +156,9 @@ class DataPlan:
             repr([(split, [p.key for p in ps]) for split, ps in self.splits.items()]).encode()
         )
         return {
-            "images": fingerprint(self.survey),
-            "masks": masks.hexdigest(),
-            "splits": splits.hexdigest(),
+            "images": fingerprint(self.survey)[:_SHOWN],
+            "masks": masks.hexdigest()[:_SHOWN],
+            "splits": splits.hexdigest()[:_SHOWN],
             "classes": describe(self.classes),
             "bands": ", ".join(self.reader.bands.names),
             "mean": ", ".join(map(repr, self.reader.normalization.mean)),
