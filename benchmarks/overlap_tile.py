@@ -30,6 +30,8 @@ from whatwhere.runs import split_keys
 class Double:
     """Runs a net in 64 bits; the arrays in between are of 64 bits too."""
 
+    normalizes = False
+
     def __init__(self, net: torch.nn.Module) -> None:
         """Take a net, which is changed to 64 bits."""
         self.net = net.double().eval()

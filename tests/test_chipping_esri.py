@@ -118,6 +118,66 @@ def check_sums(folder: Path, mark: float | None = None) -> None:
     assert (each["Min"], each["Max"], each["Sum"]) == (kinds.min(), kinds.max(), kinds.sum())
 
 
+# ---------------------------------------------------------------- which chips
+
+
+def test_chips_may_be_numbered_from_any_number_on(tmp_path: Path) -> None:
+    scene, labels, _ = village(tmp_path)
+    out = tmp_path / "out"
+    told = jobs.chip(scene, out, labels=labels, chip_size=100, first=41, **WORDS)
+    count = told["chips"]["all"]
+    names = [f"{number:09d}.tif" for number in range(41, 41 + count)]
+    assert sorted(path.name for path in (out / "images").glob("*.tif")) == names
+    assert [image for image, _ in read_map(out / "map.txt")] == [f"images/{n}" for n in names]
+    sums = read_sums(out / "esri_accumulated_stats.json")
+    assert (sums["NumTiles"], sums["NextTileIndex"]) == (count, 41 + count)
+
+
+@pytest.mark.parametrize("split", [None, "50/50/0"])
+def test_chips_with_nothing_but_background_can_be_left_out(
+    tmp_path: Path, split: str | None
+) -> None:
+    scene, labels, _ = village(tmp_path)
+    said: dict[str, Any] = {"labels": labels, "chip_size": 16, "split": split, **WORDS}
+    everything = jobs.chip(scene, tmp_path / "all", **said)
+    some = jobs.chip(scene, tmp_path / "some", skip_empty=True, **said)
+    part = "all" if split is None else "train"
+    folder = "" if split is None else "train"
+    shown = [bool(one.any()) for _, one in chips(tmp_path / "all" / folder)]
+    assert 0 < sum(shown) < len(shown)
+    assert some["chips"] == {**everything["chips"], part: sum(shown)}
+    assert some["left_out"] == len(shown) - sum(shown)
+    kept = chips(tmp_path / "some" / folder)
+    assert len(kept) == sum(shown) and all(one.any() for _, one in kept)
+
+
+def test_chips_that_show_nothing_at_all_are_an_error(tmp_path: Path) -> None:
+    scene, labels, _ = village(tmp_path)  # no house fits into a chip of 8 px
+    said: dict[str, Any] = {"labels": labels, "chip_size": 8, "min_overlap": 1.0, **WORDS}
+    with pytest.raises(DataError, match="no chip of it has a class but background"):
+        jobs.chip(scene, tmp_path / "out", skip_empty=True, **said)
+
+
+@pytest.mark.parametrize("layout", ["esri", "folder"])
+@pytest.mark.parametrize("split", [None, "60/40/0"])
+def test_a_dry_run_counts_and_writes_nothing(
+    tmp_path: Path, layout: str, split: str | None
+) -> None:
+    scene, labels, _ = village(tmp_path / "in")
+    said: dict[str, Any] = {"labels": labels, "chip_size": 64, "overlap": 16, "split": split}
+    said |= {"format": layout, "talk": QUIET}
+    dry = jobs.chip(scene, tmp_path / "out", dry_run=True, **said)
+    assert not (tmp_path / "out").exists()
+    told = jobs.chip(scene, tmp_path / "out", **said)
+    assert told["left_out"] == 0
+    assert dry == {name: told[name] for name in dry} and "next" not in dry
+    words = ["chip", str(scene), "--labels", str(labels), "--chip-size", "64", "--overlap", "16"]
+    words += ["--format", layout, "-o", str(tmp_path / "new"), "--dry-run"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and re.search(r"at the most \d+ chips of 64×64 px", done.stdout)
+    assert not (tmp_path / "new").exists()
+
+
 # ---------------------------------------------------------------- one folder
 
 
@@ -675,6 +735,9 @@ def test_what_cannot_be_done_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         ({"min_overlap": 0.5, "labels": raster}, r"l\.tif: --min-overlap is for polygons"),
         ({"format": "folder", "rotation": 30}, "--rotation is for --format esri"),
         ({"format": "folder", "min_overlap": 0.5}, "--min-overlap is for --format esri"),
+        ({"format": "folder", "first": 5}, "--first is for --format esri"),
+        ({"format": "folder", "skip_empty": True}, "--skip-empty is for --format esri"),
+        ({"first": -1}, "--first must be from 0 to below 1,000,000,000, not -1"),
         ({"split": "70"}, "split must be like 70/15/15"),
     ):
         words: dict[str, Any] = {"labels": labels, "chip_size": 64, **WORDS, **said}

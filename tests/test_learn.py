@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import sys
 import types
@@ -236,8 +237,6 @@ def test_a_scene_with_its_labels(tmp_path: Path) -> None:
         ({"zzz": 3}, "no keyword 'zzz'. The guide lists"),
         ({"dataset_type": "PASCAL_VOC_rectangles"}, "dataset_type must be None or 'Classified_Til"),
         ({"transforms": ([], [])}, "transforms must be None or False"),
-        ({"do_normalize": False}, "do_normalize=False is not here"),
-        ({"train_tail": 0.5}, "prepare_data: train_tail is not here: the first filters"),
         ({"val_split_pct": 1}, "val_split_pct must be above 0 and below 1, not 1"),
         ({"alpha": 7}, "alpha must be from 0 to 1"),
         ({"class_mapping": {1: "a"}, "classes": "a,b"}, "say the same: leave one out"),
@@ -368,7 +367,74 @@ def test_a_backbone_with_weights_rests_until_it_is_let_go(
         small(data).freeze()
 
 
+def test_a_tail_learns_while_the_backbone_rests(folder: Path, tmp_path: Path) -> None:
+    data = prepare_data(
+        folder, {1: "roof", 2: "road"}, train_tail=True, batch_size=4, working_dir=tmp_path,
+        talk=QUIET,
+    )  # fmt: skip
+    unet = UnetClassifier(data, "resnet10t", **TINY)
+    unet.fit(1, lr=0.01)
+    before = bundle.load(unet.runs[0]).weights
+    unet.freeze()
+    unet.fit(1, lr=0.01)
+    after = bundle.load(unet.runs[1]).weights
+    moved = {n for n, one in after.items() if not np.array_equal(one, before[n])}
+    assert {n for n in moved if n.startswith("encoder")} == {"encoder.body.conv1.0.weight"}
+    assert "head.weight" in moved
+    again = UnetClassifier.from_model(unet.runs[1], data)
+    assert again.recipe.train_first
+
+
+def test_values_may_be_taken_as_they_are(folder: Path, tmp_path: Path) -> None:
+    said: dict[str, Any] = {"batch_size": 4, "working_dir": tmp_path, "talk": QUIET}
+    data = prepare_data(folder, {1: "roof", 2: "road"}, do_normalize=False, **said)
+    count = len(data.bands.names)
+    assert (data.normalization.mean, data.normalization.std) == ((0.0,) * count, (1.0,) * count)
+    pair = data.train_ds[0]
+    with Image.open(pair.image) as picture:
+        pixels = np.asarray(picture)
+    seen = data.plan.reader(pair)[0]
+    np.testing.assert_array_equal(seen[0], pixels.reshape(*pixels.shape[:2], -1)[..., 0])
+    unet = small(data)
+    unet.fit(1, lr=0.01)
+    card = bundle.load_card(unet.runs[0])
+    assert card.recipe["normalize"] is False and card.normalization == data.normalization
+
+
 # Training
+
+
+def test_a_score_may_decide_which_epoch_is_kept(folder: Path, tmp_path: Path) -> None:
+    names = {1: "roof", 2: "road"}
+    data = prepare_data(folder, names, batch_size=4, working_dir=tmp_path, talk=QUIET)
+    unet = small(data)
+    unet.fit(3, lr=0.01, monitor="valid_miou")
+    card = bundle.load_card(unet.runs[0])
+    log = jobs_log(unet.runs[0])
+    best = max(log, key=lambda row: float(row["val_mean_iou"]))
+    assert card.recipe["monitor"] == "mean_iou" and unet.monitor == "valid_miou"
+    assert card.scores["mean_iou"] == pytest.approx(float(best["val_mean_iou"]))
+    assert card.scores["epoch"] == int(best["epoch"])
+    again = UnetClassifier.from_model(unet.runs[0], data)
+    assert again.recipe.monitor == "loss"  # each fit says it anew
+    with pytest.raises(UsageError, match="monitor is said to fit"):
+        small(data, monitor="mean_iou")
+
+
+def jobs_log(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_gpu_has_a_number(data: SegmentationData, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    assert small(data, device=1).device == "cuda" and chosen == [1]
+    assert small(data, device="CPU").device == small(data, device=-1).device == "cpu"
+    with pytest.raises(UsageError, match="there are 2 GPUs, from 0 on: 2"):
+        small(data, device=2)
 
 
 def test_each_fit_is_a_run_that_begins_with_the_one_before(unet: UnetClassifier) -> None:
@@ -402,7 +468,7 @@ def test_the_range_of_rates_can_be_said(data: SegmentationData) -> None:
 @pytest.mark.parametrize(
     ("said", "match"),
     [
-        ({"monitor": "accuracy"}, "monitor must be one of valid_loss, not 'accuracy'"),
+        ({"monitor": "iou"}, "must be one of valid_loss, accuracy, valid_miou, dice, not 'iou'"),
         ({"checkpoint": "worst"}, "checkpoint must be True, False, best or all"),
         ({"callbacks": [1]}, "fit: callbacks is not here: fastai"),
         ({"clipp": 1.0}, "fit has no keyword 'clipp'. Did you mean 'clip'"),

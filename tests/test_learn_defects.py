@@ -13,9 +13,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from made_esri import made_export
+from whatwhere import jobs, load
 from whatwhere.face.data import SegmentationData
 from whatwhere.io.image import read_image
-from whatwhere.learn import prepare_data
+from whatwhere.learn import UnetClassifier, prepare_data
 from whatwhere.talk import Talk
 
 QUIET = Talk(quiet=True)
@@ -89,3 +90,46 @@ def test_7_nothing_is_printed(
     root = made_export(tmp_path / "data", count=12)
     prepare_data(root, stratify=stratify, val_split_pct=0.3, working_dir=tmp_path, talk=QUIET)
     assert capfd.readouterr() == ("", "")
+
+
+# The net
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory: pytest.TempPathFactory) -> UnetClassifier:
+    """A net that was trained for a second."""
+    root = made_export(tmp_path_factory.mktemp("data"), count=8)
+    data = prepare_data(root, batch_size=4, val_split_pct=0.25, talk=QUIET)
+    unet = UnetClassifier(data, "tutorial", n_filters=4)
+    unet.fit(2, lr=0.01)
+    return unet
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_8_tiles_leave_no_seam_with_augmentation_or_without(
+    unet: UnetClassifier, tmp_path: Path, augmented: bool
+) -> None:
+    """Probabilities of small tiles are those of one that holds the whole picture."""
+    rng = np.random.default_rng(3)
+    tifffile.imwrite(tmp_path / "wide.tif", rng.integers(0, 256, (500, 400, 3), dtype=np.uint8))
+    found = []
+    for tile in (288, 1024):
+        (made,) = unet.predict_raster(
+            tmp_path / "wide.tif", tmp_path / f"{tile}.tif", tile=tile, tta=augmented,
+            probabilities=True,
+        )  # fmt: skip
+        found.append(tifffile.imread(made.files[1]).astype(np.int64))
+    assert np.abs(found[0] - found[1]).max() <= 1  # a step of 8 bits, by rounding
+    assert len(np.unique(found[0])) > 2
+
+
+def test_9_a_net_is_exported_as_onnx(unet: UnetClassifier, tmp_path: Path) -> None:
+    for library in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(library)
+    saved = unet.save(tmp_path / "net")
+    told = jobs.export(saved, tmp_path / "net.onnx", talk=QUIET)
+    assert told["largest_difference"] < 1e-5
+    image = np.random.default_rng(4).integers(0, 256, (3, 70, 90), dtype=np.uint8)
+    answers = [load(path).probabilities(image) for path in (tmp_path / "net.onnx", saved)]
+    np.testing.assert_allclose(*answers, atol=1e-5)
+    assert unet.predict(image).shape == (70, 90)

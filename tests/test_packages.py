@@ -83,6 +83,7 @@ def test_a_definition_says_what_the_card_says() -> None:
         "MinCellSize": {"x": 0.3, "y": 0.3},
         "MaxCellSize": {"x": 0.3, "y": 0.3},
         "IsMultispectral": True,
+        "ImageryType": "multispectral",
         "IsImageNetNormalization": False,
         "Bands": ["nir", "red"],
         "NormalizationStats": {"band_mean_values": [9.5, 3.0], "band_std_values": [2.0, 1.5]},
@@ -111,13 +112,32 @@ def test_what_is_not_known_is_not_in_a_definition() -> None:
     told = definition_of(make_card(scores={}), "roads", script=False)
     absent = {
         *("ExtractBands", "MinCellSize", "MaxCellSize", "accuracy", "per_class_metrics"),
-        *("LearningRate", "monitored_valid_loss", "ArcGISLearnVersion", "ImageryType"),
+        *("LearningRate", "monitored_valid_loss", "ArcGISLearnVersion", "monitored_dice"),
     }
     assert not absent & set(told)
     assert told["InferenceFunction"] == "" and "Experimental" not in told["Description"]
     assert told["ImageSpaceUsed"] == "PIXEL_SPACE" and told["resize_to"] == [128, 96]
     assert "loss" not in told["ModelParameters"]
     assert set(told["NormalizationStats"]) == {"band_mean_values", "band_std_values"}
+
+
+def test_colours_are_rgb() -> None:
+    told = definition_of(make_card(bands=Bands(("red", "green", "blue"))), "roads")
+    assert (told["ImageryType"], told["IsMultispectral"]) == ("RGB", False)
+
+
+def test_values_that_were_taken_as_they_are() -> None:
+    card = make_card(recipe=to_dict(Recipe(normalize=False)))
+    assert definition_of(card, "roads")["DoNormalize"] is False
+
+
+@pytest.mark.parametrize(
+    ("score", "name"),
+    [("mean_iou", "valid_miou"), ("mean_dice", "dice"), ("pixel_accuracy", "accuracy")],
+)
+def test_what_was_monitored_is_told(score: str, name: str) -> None:
+    told = definition_of(make_card(scores={"val_loss": 0.5, score: 0.75}), "roads")
+    assert (told["monitored_valid_loss"], told[f"monitored_{name}"]) == (0.5, 0.75)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_the_methods_paragraph_tells_the_recipe_and_versions(run: Path) -> None:
         f"{card.parameters:,} parameters",
         f"torch {card.versions['torch']}",
         f"trained on {card.data['train']} images",
+        "and normalised by mean and standard deviation of the training images.",
     ):
         assert words in found.group(1), words
 
@@ -81,6 +82,7 @@ def test_the_methods_paragraph_is_true_of_other_courses(run: Path) -> None:
         **{"loss": "dice+0.5*cross_entropy", "class_weights": "balanced", "ema": 0.05},
         **{"clip": 1.0, "accumulate": 4, "precision": "bf16", "freeze_epochs": 2},
         **{"encoder_lr": 0.1, "stop_patience": 0, "dropout": 0.0, "upsample": "shuffle"},
+        **{"train_first": True, "monitor": "mean_iou", "normalize": False},
     }
     text = methods(
         card.replace(model="resnet34", arguments={}, recipe={**card.recipe, **changed}), None
@@ -91,9 +93,11 @@ def test_the_methods_paragraph_is_true_of_other_courses(run: Path) -> None:
         *("batches of 4, 4 of which made a step", "at 0.1 of the rate", "first 2 epochs"),
         *("clipped to a norm of 1", "bf16 mixed", "averaged with a half-life of 5%"),
         *("rose for 20% of the steps and fell along a cosine", "stopped after 2 epochs"),
+        *("backbone (but for its first filters)", "by the mean iou, validation loss"),
+        "values as they are",
     ):
         assert words in text, words
-    for words in ("multiplied by", "filters in the first block", "dropout"):
+    for words in ("multiplied by", "filters in the first block", "dropout", "normalised by"):
         assert words not in text, words
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,13 @@ from whatwhere.types import Bands, Classes, Geometry, Normalization, Orientation
 FORMAT = 1
 CARD = "bundle.json"
 _MOST_CARD_BYTES = 16 * 2**20
-_PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".h5", ".keras", ".hdf5")
+_MOST_HEAD_BYTES, _MOST_TENSORS = 2**24, 20_000
+_MEMBERS = {"format", "weights", "card"}
+_SEAL = re.compile(rb'\{\n "card_sha256": "([0-9a-f]{64})",\n')
+_PICKLES = (
+    *(".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".bin", ".npy", ".npz"),
+    *(".h5", ".hdf5", ".keras"),
+)
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -198,7 +205,7 @@ def save(folder: Path, card: Card, weights: Tensors) -> None:
     name = f"weights-{digest[:16]}.safetensors"
     files.write_bytes(folder / name, data)  # even if the name is there: the file may be damaged
     head = {"format": FORMAT, "weights": {"file": name, "sha256": digest, "bytes": len(data)}}
-    files.write_json(folder / CARD, {**head, "card": card.to_json()})
+    files.write_bytes(folder / CARD, _sealed({**head, "card": card.to_json()}))
     for stale in folder.glob("weights-*.safetensors"):
         if stale.name != name:
             with contextlib.suppress(OutputError):  # a reader may hold it open, on Windows
@@ -207,14 +214,23 @@ def save(folder: Path, card: Card, weights: Tensors) -> None:
 
 def save_card(folder: Path, card: Card) -> None:
     """Replace the card of a bundle and keep its weights; raises as `save` and `load` do."""
-    head = _read_head(folder)
-    files.write_json(folder / CARD, {**head, "card": card.to_json()})
+    head, _ = _checked_head(folder)
+    files.write_bytes(folder / CARD, _sealed({**head, "card": card.to_json()}))
+
+
+def weights_bytes(path: Path) -> int:
+    """Return how large the weights of a bundle are [bytes]; raises `BundleError`."""
+    folder = bundle_folder(path)
+    file = folder / str(_read_head(folder)[0]["weights"]["file"])
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise BundleError(f"{file}: the weights cannot be read: {error}.") from error
 
 
 def load_card(path: Path) -> Card:
     """Read the card alone; raises `BundleError`."""
-    folder = bundle_folder(path)
-    return _card(folder, _read_head(folder))
+    return _checked_head(bundle_folder(path))[1]
 
 
 def load(path: Path) -> Bundle:
@@ -230,36 +246,88 @@ def load(path: Path) -> Bundle:
     from safetensors.numpy import load as deserialize
 
     folder = bundle_folder(path)
-    head = _read_head(folder)
+    head, sound = _read_head(folder)
     name = str(head["weights"]["file"])
     if Path(name).name != name or not name.endswith(".safetensors"):
         raise BundleError(f"{folder / CARD}: {name!r} is no name of a weights file.")
+    if (folder / name).exists() and not (folder / name).is_file():
+        raise BundleError(f"{folder / name}: this is not a plain file. Copy the bundle again.")
     try:
         data = (folder / name).read_bytes()
     except OSError as error:
-        raise BundleError(f"{folder / name}: the weights cannot be read: {error}.") from error
+        raise BundleError(
+            f"{folder / name}: the weights cannot be read: {error.strerror}. Copy the bundle again."
+        ) from error
     if hashlib.sha256(data).hexdigest() != head["weights"]["sha256"]:
         raise BundleError(
             f"{folder / name}: the weights are damaged: their hash is not the one in {CARD}. "
             "Copy the bundle again."
         )
+    _check_tensors(folder / name, data)
     try:
         weights = deserialize(data)
     except (SafetensorError, KeyError) as error:  # KeyError: a number type NumPy has not
-        raise BundleError(f"{folder / name}: these are no safetensors: {error}.") from error
+        raise BundleError(
+            f"{folder / name}: these are no safetensors: {error}. Copy the bundle again."
+        ) from error
     for key, tensor in weights.items():
         if not np.isfinite(tensor).all():
-            raise BundleError(f"{folder / name}: the weights {key} are not finite.")
+            raise BundleError(
+                f"{folder / name}: the weights {key} are not finite. Take an older copy."
+            )
     whole = json.dumps([head["weights"]["sha256"], head.get("card")], sort_keys=True)
-    return Bundle(_card(folder, head), weights, hashlib.sha256(whole.encode()).hexdigest())
+    card = _card(folder, head, sound)
+    return Bundle(card, weights, hashlib.sha256(whole.encode()).hexdigest())
 
 
-def _read_head(folder: Path) -> dict[str, Any]:
+def _check_tensors(path: Path, data: bytes) -> None:
+    """Refuse a head so long, or of so many tensors, that reading it takes more than the weights."""
+    length = int.from_bytes(data[:8], "little")
+    if length > min(_MOST_HEAD_BYTES, len(data)):
+        raise BundleError(
+            f"{path}: these are no safetensors: the head would be {length:,} bytes long. Copy the "
+            "bundle again."
+        )
+    try:
+        count = len(json.loads(data[8 : 8 + length]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BundleError(f"{path}: these are no safetensors: {error}. Copy it again.") from error
+    if count > _MOST_TENSORS:
+        raise BundleError(
+            f"{path}: it holds {count:,} tensors, and no net has so many. Copy the bundle again."
+        )
+
+
+def _sealed(head: Mapping[str, Any]) -> bytes:
+    """Return what the card's file holds: JSON whose first line has the hash of all that follows."""
+    text = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
+    body = text.removeprefix("{\n").encode() + b"\n"
+    return b'{\n "card_sha256": "%s",\n' % hashlib.sha256(body).hexdigest().encode() + body
+
+
+def _is_sound(data: bytes, head: Mapping[str, Any]) -> bool:
+    """Whether a card's file is what was written; those of old versions have no hash."""
+    match = _SEAL.match(data)
+    if match is None:
+        return set(head) == _MEMBERS
+    return hashlib.sha256(data[match.end() :]).hexdigest().encode() == match[1]
+
+
+def _checked_head(folder: Path) -> tuple[dict[str, Any], Card]:
+    """Read all that the card's file says, without its hash; and the card."""
+    head, sound = _read_head(folder)
+    card = _card(folder, head, sound)
+    return {name: head[name] for name in ("format", "weights")}, card
+
+
+def _read_head(folder: Path) -> tuple[dict[str, Any], bool]:
+    """Read what the card's file says, and whether it is what was written."""
     path = folder / CARD
     try:
         if path.stat().st_size > _MOST_CARD_BYTES:
             raise BundleError(f"{path}: a card of more than 16 MB is not read.")
-        head = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        head = json.loads(data, object_pairs_hook=_once)
     except OSError as error:
         raise BundleError(f"{path}: the card cannot be read: {error}.") from error
     except (ValueError, RecursionError) as error:
@@ -274,11 +342,26 @@ def _read_head(folder: Path) -> dict[str, Any]:
     weights = head.get("weights")
     if not isinstance(weights, dict) or not {"file", "sha256"} <= set(weights):
         raise BundleError(f"{path}: the card does not name its weights.")
-    return head
+    return head, _is_sound(data, head)
 
 
-def _card(folder: Path, head: Mapping[str, Any]) -> Card:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members; a name that is there twice could mean either."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return found
+
+
+def _card(folder: Path, head: Mapping[str, Any], sound: bool) -> Card:
     try:
-        return Card.from_json(head["card"])
+        card = Card.from_json(head["card"])
     except (BundleError, KeyError, TypeError) as error:
         raise BundleError(f"{folder / CARD}: {error}") from error
+    if not sound:
+        raise BundleError(
+            f"{folder / CARD}: the card is damaged, or was changed by hand: its hash is not the one "
+            "it should have. Copy the bundle again."
+        )
+    return card

@@ -18,7 +18,7 @@ import typer
 
 from whatwhere._version import __version__
 from whatwhere.config import Recipe
-from whatwhere.errors import INTERRUPTED, WhatwhereError
+from whatwhere.errors import INTERRUPTED, WhatwhereError, plain
 from whatwhere.machine import large_pages
 
 app = typer.Typer(
@@ -39,6 +39,9 @@ Data = Annotated[
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, or its bundle")]
+Model = Annotated[
+    Path, typer.Argument(metavar="RUN", help="a run folder, its bundle, or an .onnx file of it")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Tile = Annotated[
     int,
@@ -72,6 +75,7 @@ Square = Annotated[bool, typer.Option("--square", help="outlines with right angl
 MinArea = Annotated[float, typer.Option(help="leave out polygons and holes below this [m²]", min=0)]
 KeepParts = Annotated[bool, typer.Option("--keep-parts", help="keep the parts beside the map")]
 _TILE = 0
+_LAYOUT = "\n\t"  # signs that a message itself is laid out by
 
 
 def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -85,7 +89,7 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             except WhatwhereError as error:
                 if debug:
                     traceback.print_exc()
-                typer.echo(f"error: {error}", err=True)
+                typer.echo(f"error: {plain(error, kept=_LAYOUT)}", err=True)
                 raise typer.Exit(error.exit_code) from None
             except KeyboardInterrupt as error:
                 typer.echo("interrupted: what was finished is kept.", err=True)
@@ -366,6 +370,16 @@ def _chip(
         float,
         typer.Option(help="of esri: share of its area that a polygon must have in a chip [0 to 1]"),
     ] = 0.0,
+    first: Annotated[int, typer.Option(help="of esri: the number of the first chip", min=0)] = 0,
+    skip_empty: Annotated[
+        bool,
+        typer.Option(
+            "--skip-empty", help="of esri: leave out training chips with nothing but background"
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="count the chips and write none")
+    ] = False,
     as_json: Json = False,
     settings: dict[str, Any],
     where: dict[str, Any],
@@ -383,6 +397,9 @@ def _chip(
         min_overlap=min_overlap,
         split=split,
         format=layout,
+        first=first,
+        skip_empty=skip_empty,
+        dry_run=dry_run,
         **where,
         **given,
     )
@@ -426,7 +443,7 @@ def _typed(data: Path, where: dict[str, Any]) -> str:
 @command("evaluate")
 @with_scenes
 def _evaluate(
-    run: RunPath,
+    run: Model,
     data: Data,
     part: Annotated[
         str,
@@ -474,7 +491,7 @@ def _tune(
 
 @command("predict")
 def _predict(
-    run: RunPath,
+    run: Model,
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="images, scenes and folders")
     ],
@@ -594,6 +611,34 @@ def _assemble(
         keep_parts=keep_parts,
     )
     typer.echo(show.predictions([written], as_json))
+
+
+@command("export")
+def _export(
+    run: RunPath,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="the file: .onnx, .pt2 (PyTorch), .dlpk or .emd (ArcGIS)",
+            show_default=False,
+        ),
+    ],
+    tile: Annotated[
+        int,
+        typer.Option(
+            help="for images of this side alone [px], as QGIS Deepness and geodeep want; 0: any",
+            min=0,
+        ),
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a trained net as one file for other programs, compared with the original."""
+    from whatwhere import jobs, show
+
+    found = jobs.export(run, output, tile=tile)
+    typer.echo(json.dumps(found) if as_json else show.exported(found))
 
 
 @command("models")

@@ -87,6 +87,9 @@ class Recipe:
     resolution_m: float = _setting(
         0.0, "side of a pixel on the ground [m]; 0: the scenes' own", low=0.0
     )
+    normalize: bool = _setting(
+        True, "bring the values of each band to mean 0 and deviation 1, as measured in training"
+    )
     resize: str = _setting("", "stretch images to this size first [px]: 128 or HEIGHTxWIDTH")
     chip_size: int = _setting(
         0, "side of the chips cut for training [px]; 0: whole images up to 256", low=0
@@ -135,6 +138,7 @@ class Recipe:
         0.1, "share of the steps in which cosine and one_cycle rise to lr", low=0.0, high=0.9
     )
     freeze_epochs: int = _setting(0, "epochs at the start in which the backbone rests", low=0)
+    train_first: bool = _setting(False, "a backbone's first filters learn although it rests")
     clip: float = _setting(0.0, "longest gradient, others are shortened to it; 0: any", low=0.0)
     ema: float = _setting(
         0.0,
@@ -146,17 +150,22 @@ class Recipe:
     beta_1: float = _setting(0.9, "Adam's memory of gradients", low=0.0, high=0.9999999)
     beta_2: float = _setting(0.999, "Adam's memory of squared gradients", low=0.0, high=0.9999999)
     epsilon: float = _setting(1e-7, "Adam's epsilon, outside the bias correction", low=0.0)
+    monitor: str = _setting(
+        "loss",
+        "what of the validation split decides which epoch is kept and when to stop: the lowest "
+        "loss, or the highest mean_iou, mean_dice or pixel_accuracy",
+    )
     lr_factor: float = _setting(
         0.1, "what the rate is multiplied by on a plateau", low=0.0, high=1.0
     )
     lr_patience: int = _setting(5, "bad epochs before the rate falls", low=1)
     lr_min_delta: float = _setting(
-        1e-4, "fall of the validation loss below which an epoch is bad for the rate", low=0.0
+        1e-4, "gain on the validation split below which an epoch is bad for the rate", low=0.0
     )
     min_lr: float = _setting(1e-5, "the rate never falls below this", low=0.0)
     stop_patience: int = _setting(10, "bad epochs before training stops; 0: it never does", low=0)
     stop_min_delta: float = _setting(
-        0.0, "fall of the validation loss below which an epoch is bad for stopping", low=0.0
+        0.0, "gain on the validation split below which an epoch is bad for stopping", low=0.0
     )
     seed: int = _setting(42, "what all chance is drawn from", low=0, high=2**32 - 1)
 
@@ -236,7 +245,8 @@ BACKBONE = (
 """The settings of a U-Net on a backbone."""
 
 _PLATEAU = ("lr_factor", "lr_patience", "lr_min_delta", "min_lr")
-_START = ("pretrained", "pretrained_path", "encoder_lr", "freeze_epochs")
+_COURSE = ("encoder_lr", "freeze_epochs", "train_first")
+_START = ("pretrained", "pretrained_path", *_COURSE)
 
 
 def settings_of(model: str) -> tuple[str, ...]:
@@ -267,6 +277,7 @@ _CHOICES = {
     "optimizer": ("adam", "adamw"),
     "schedule": ("plateau", "cosine", "one_cycle"),
     "precision": ("32", "bf16", "16"),
+    "monitor": ("loss", "mean_iou", "mean_dice", "pixel_accuracy"),
 }
 
 
@@ -331,7 +342,7 @@ def _of_another(settings: Mapping[str, Any], old: str, new: str) -> dict[str, An
     """The settings of a recipe that still mean something for another net."""
     nets = {name for group in (*MODELS.values(), BACKBONE) for name in group}
     alike = old not in MODELS and new not in MODELS  # one backbone for another
-    gone = {"model"} if alike else {*nets, "encoder_lr", "freeze_epochs", "model"}
+    gone = {"model"} if alike else {*nets, *_COURSE, "model"}
     return {name: value for name, value in settings.items() if name not in gone}
 
 

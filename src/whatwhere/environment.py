@@ -26,8 +26,12 @@ LIBRARIES = (
         "matplotlib",
     ),
     *("typer", "rich", "tomli-w", "rasterio", "pyogrio", "shapely", "imagecodecs"),
+    *("onnx", "onnxruntime", "onnxscript"),
 )
-_OPTIONAL = {"imagecodecs": "tiff"}
+_OPTIONAL = {
+    "imagecodecs": "tiff",
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
+}
 
 
 def environment() -> dict[str, Any]:

@@ -77,6 +77,18 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = INTERRUPTED if number is None else 128 + number
 
 
+def plain(text: object, kept: str = "") -> str:
+    """Return text as a terminal shows it: what is no letter, such as a line break, is escaped.
+
+    Args:
+        text: Such as a path, whose name may hold anything.
+        kept: What is left as it is.
+    """
+    return "".join(
+        sign if sign.isprintable() or sign in kept else repr(sign)[1:-1] for sign in str(text)
+    )
+
+
 Severity = Literal["error", "warning", "note"]
 
 
@@ -97,7 +109,7 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.cause} {self.remedy}".strip()
+        return f"{plain(self.file)}: {self.cause} {self.remedy}".strip()
 
 
 class DataError(WhatwhereError, ValueError):

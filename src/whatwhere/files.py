@@ -14,12 +14,13 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from whatwhere.errors import BusyError, OutputError
+from whatwhere.errors import BusyError, OutputError, WhatwhereError
 
 TEMPORARY = ".whatwhere-"
 """Temporary files start with this and have `.tmp` in their names."""
@@ -27,6 +28,7 @@ TEMPORARY = ".whatwhere-"
 LOCK = ".lock"
 """The file that says who is at work in a folder."""
 
+_RASTERS, _MADE_OF_IT = (".tif", ".tiff"), (".ovr", ".msk", ".aux.xml")
 _PATIENCE_S = 5.0  # for another process between two system calls
 
 
@@ -57,7 +59,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
     Raises:
         OutputError: The disk is full, the place is read-only, the name is a folder's.
     """
-    with _written_beside(path, data) as temporary:
+    with _written_beside(path, data) as temporary, _forgetting(path):
         os.replace(temporary, path)
     return path
 
@@ -144,11 +146,35 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             with open(temporary, "r+b") as stream:
                 os.fsync(stream.fileno())
-            os.replace(temporary, path)
+            with _forgetting(path):
+                os.replace(temporary, path)
         finally:
             for left in path.parent.glob(f"{name}*"):  # a database's journal too
                 left.unlink(missing_ok=True)
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _forgetting(path: Path) -> Iterator[None]:
+    """Take away what others made of the old raster: it would be taken for the new one's.
+
+    It comes back if the new one does not take its name, as where a program holds the old one open.
+    """
+    aside: list[tuple[Path, Path]] = []
+    try:
+        for ending in _MADE_OF_IT if path.suffix.lower() in _RASTERS else ():
+            beside = path.with_name(f"{path.name}{ending}")
+            if beside.is_file():
+                hidden = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+                os.replace(beside, hidden)
+                aside.append((hidden, beside))
+        yield
+    except BaseException:
+        for hidden, beside in aside:
+            os.replace(hidden, beside)
+        raise
+    for hidden, _ in aside:
+        hidden.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -243,6 +269,95 @@ def sweep(folder: Path) -> None:
         for name in found:
             if name.startswith(TEMPORARY):
                 remove(Path(place, name))
+
+
+@contextlib.contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """Let a folder be filled whose files show when the block ends well, all at once.
+
+    Nobody else works in it meanwhile, and what a process left in it that was killed is removed.
+
+    Args:
+        folder: Holds nothing yet.
+
+    Yields:
+        A folder in it, to be filled.
+
+    Raises:
+        BusyError: Somebody else is at work there.
+        OutputError: It cannot be written; nothing is left in it.
+    """
+    with locked(folder):
+        sweep(folder)
+        place = folder / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        moved: list[Path] = []
+        try:
+            with told(folder, "make a folder in it"):
+                place.mkdir()
+            yield place
+            with told(folder, "put the files in their place"):
+                for made in sorted(place.iterdir(), key=lambda path: (path.is_file(), path.name)):
+                    os.replace(made, folder / made.name)
+                    moved.append(folder / made.name)
+        except BaseException as error:
+            for path in moved:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if isinstance(error, WhatwhereError) and error.args:
+                told_of = str(error.args[0]).replace(str(place), str(folder))
+                error.args = (told_of, *error.args[1:])
+            raise
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        _sync_folder(folder)
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Yield a new folder in this one, which is gone with all that is in it when the block ends.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    make_folder(folder)
+    with told(folder, "make a folder in it"):
+        place = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}scratch-", dir=folder))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Return how much may still be written in a folder [bytes]; None where the system is silent."""
+    place = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+    try:
+        return shutil.disk_usage(place).free
+    except OSError:
+        return None
+
+
+def require_space(folder: Path, need: int, what: str) -> None:
+    """Refuse, before hours of work, what will not fit on the disk.
+
+    Args:
+        folder: Where it will be written.
+        need: How much it takes [bytes].
+        what: What it is, as the subject of a sentence.
+
+    Raises:
+        OutputError: Less is free.
+    """
+    free = free_bytes(folder)
+    if free is not None and free < need:
+        raise OutputError(
+            f"{folder}: {what} take about {need:,} bytes there, and {free:,} are free. Free some, "
+            "or choose another disk."
+        )
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether there is nothing in a folder but what a process left that was killed."""
+    return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in folder.iterdir())
 
 
 def remove(path: Path) -> None:

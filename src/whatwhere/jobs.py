@@ -23,6 +23,7 @@ from whatwhere.errors import DataError, Problem, UsageError
 from whatwhere.predict.decide import parse_thresholds
 from whatwhere.predict.engine import load
 from whatwhere.predict.images import Written
+from whatwhere.predict.onnx import SUFFIX as ONNX
 from whatwhere.runs import Run
 from whatwhere.talk import Talk, difference
 
@@ -86,6 +87,7 @@ def inspect(
         try:
             table = doctor.classes_of(found, classes)
             more += doctor.check_classes(found, table)
+            more += doctor.check_training(found, doctor.given_splits(found), table)
             more += check_present(found, table)
         except DataError as error:
             more.append(Problem("error", str(data), str(error), ""))
@@ -213,6 +215,9 @@ def chip(
     split_gap: float = 0.25,
     seed: int = 42,
     format: str = "folder",
+    first: int = 0,
+    skip_empty: bool = False,
+    dry_run: bool = False,
     talk: Talk | None = None,
 ) -> dict[str, Any]:
     """Cut scenes into training chips on disk: a folder that `train` reads, or one for ArcGIS.
@@ -257,12 +262,16 @@ def chip(
         split_gap: Strip that training blocks lose beside those of other splits [share of a chip].
         seed: What the splits are drawn from.
         format: `folder` or `esri`.
+        first: The number of the first chip. For `esri`.
+        skip_empty: Leave out training chips that show nothing but background. For `esri`.
+        dry_run: Count the chips and write none.
         talk: Where lines and bars go.
 
     Returns:
         `output`; `chips`, how many in each split, or in `all`; `left_out`, how many had no pixel
         that counts; `chip_px`, their height and width [px]; `classes`, the table of the masks;
-        `next`, what to type. Of `esri` also `pixels`, of each class, and `next_python`.
+        `next`, what to type. Of `esri` also `pixels`, of each class, and `next_python`. After a dry
+        run nothing is left out yet, and there is no `next`.
 
     Raises:
         UsageError: The folder is not empty; something was said that means nothing here.
@@ -291,7 +300,17 @@ def chip(
         seed=seed,
         **({"split": split} if split else {}),
     )
-    cut = Cut(format, overlap, stride, rotation, min_overlap, apart=bool(split))
+    cut = Cut(
+        format,
+        overlap,
+        stride,
+        rotation,
+        min_overlap,
+        apart=bool(split),
+        first=first,
+        skip_empty=skip_empty,
+        dry_run=dry_run,
+    )
     return cut_chips(inputs, Path(output), recipe, cut, talk or Talk())
 
 
@@ -466,7 +485,7 @@ def evaluate(
     """Score a run.
 
     Args:
-        run: A run folder or a bundle.
+        run: A run folder or a bundle; or an `.onnx` file of one.
         data: As in `train`. If it is the one the run was trained from, its
             test split is scored; of any other every pair that the run has not seen.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
@@ -577,6 +596,11 @@ def tune(
         trust=trust,
     )
     chosen = scoring.parse_metric(metric)
+    if run.suffix.lower() == ONNX:
+        raise UsageError(
+            f"{run}: thresholds are kept in a bundle, not in an export. Tune the run, and export "
+            "it again."
+        )
     predictor = load(run, device=device, tile=tile, encoder=encoder)
     card = predictor.card
     if card.classes.task == "multiclass":
@@ -644,7 +668,7 @@ def predict(
     done is not done again after a fault. A map lies on its scene's own grid.
 
     Args:
-        run: A run folder or a bundle.
+        run: A run folder or a bundle; or an `.onnx` file of one.
         inputs: Files and folders; of a folder with `images/` these are taken.
         output: A folder; or a PNG file for one image, a TIFF for one scene.
         threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
@@ -755,6 +779,72 @@ def assemble(
         keep_parts=keep_parts,
     )
     return put_together(Path(output), wanted, vrt, talk or Talk())
+
+
+def export(
+    run: str | Path,
+    output: str | Path,
+    *,
+    tile: int = 0,
+    encoder: Any = None,
+    talk: Talk | None = None,
+) -> dict[str, Any]:
+    """Write a trained net as one file for other programs.
+
+    The ending decides: `.onnx` for ONNX Runtime and others, which `predict`, `evaluate` and `load`
+    take in the place of a run, without PyTorch; `.pt2` for PyTorch without this package
+    (`torch.export.load`); `.dlpk` or `.emd` for ArcGIS (an `.emd` comes with its bundle beside it).
+
+    Normalisation and probabilities are inside: `(N, C, H, W)` float32 in the units of the files
+    goes in, `(N, K, H, W)` in [0, 1] comes out. The card is in the file too. The export is compared
+    with the net at three sizes, and nothing is written if a probability differs by more than 1e-4.
+
+    With `tile` an ONNX file has the form that QGIS Deepness and geodeep share: `(1, C, tile, tile)`
+    of bytes divided by 255 goes in; of what comes out the highest channel is the class, at the
+    thresholds of the bundle.
+
+    Args:
+        run: A run folder or a bundle.
+        output: The file to write; one that is there is replaced.
+        tile: Side of the only image that the file is to take [px]; 0 for images of any size.
+        encoder: The module that gives the feature maps, if the net was trained on one of your own.
+        talk: Where the progress goes.
+
+    Returns:
+        `file`, `bytes`, `tile`; `largest_difference` of a probability from the net's, and
+        `compared`: `[N, H, W]` of what was compared. For ArcGIS the last two are None and empty.
+
+    Raises:
+        BundleError: The run is missing or damaged, or the export does not answer as the net does.
+        UsageError: There is no such ending, the net cannot be exported in this form, or a library
+            is not installed.
+        OutputError: The file cannot be written.
+    """
+    from whatwhere.export import export as write
+
+    path = Path(output)
+    if path.suffix.lower() in (".dlpk", ".emd"):
+        return _package(Path(run), path, tile)
+    return write(Path(run), path, tile=tile, encoder=encoder, talk=talk)
+
+
+def _package(run: Path, output: Path, tile: int) -> dict[str, Any]:
+    """Write what ArcGIS opens: one file, or a definition with its bundle beside it."""
+    from whatwhere.packages import write_package
+
+    if tile:
+        raise UsageError(f"--tile is for .onnx and .pt2, and {output} is for ArcGIS.")
+    if output.suffix.lower() == ".emd":
+        if (output.parent / runs.SPLITS).exists():
+            raise UsageError(f"{output}: a run is in this folder. Take another one.")
+        write_package(run, output.parent, output.stem)
+    else:
+        with files.scratch(output.absolute().parent) as folder:
+            made = write_package(run, folder, output.stem)
+            files.write_bytes(output, made[-1].read_bytes())
+    size = output.stat().st_size
+    told = {"file": str(output), "bytes": size, "tile": 0}
+    return {**told, "largest_difference": None, "compared": []}
 
 
 def _pairs(run: Path, inputs: Inputs, card: Card, part: str, talk: Talk) -> tuple[list[Pair], str]:

@@ -64,6 +64,11 @@ class Scores:
     mean_iou: float | None
     pixel_accuracy: float | None
 
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean over the classes that are there, as `mean_iou`."""
+        return _mean([row.dice for row in self.classes])
+
 
 def scores(counts: Counts) -> Scores:
     """Return IoU, Dice, precision and recall of each class, mean IoU and pixel accuracy.

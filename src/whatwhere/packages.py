@@ -32,6 +32,12 @@ SCRIPT = "WhatwhereClassifier.py"
 VERSION = "WhatwhereVersion"
 """The line by which a definition is known to be one of this package."""
 
+MONITORED = {
+    **{"val_loss": "valid_loss", "mean_iou": "valid_miou", "mean_dice": "dice"},
+    "pixel_accuracy": "accuracy",
+}
+"""What arcgis.learn calls the scores of a card."""
+
 REPORT = "report.html"
 
 MOST_MEMBERS = 1000
@@ -82,6 +88,7 @@ def definition_of(
         scores: Of the validation split, as `evaluate` gives them.
     """
     height, width = card.chip_size
+    colours = card.bands.names == ("red", "green", "blue")
     lines: dict[str, Any] = {
         "Framework": "PyTorch",
         "ModelConfiguration": "whatwhere",
@@ -106,14 +113,15 @@ def definition_of(
         side = {"x": card.pixel_size, "y": card.pixel_size}
         lines |= {"MinCellSize": side, "MaxCellSize": side}
     lines |= {
-        "IsMultispectral": card.bands.names != ("red", "green", "blue"),
+        "IsMultispectral": not colours,
+        "ImageryType": "RGB" if colours else "multispectral",
         "IsImageNetNormalization": False,
         "Bands": list(card.bands.names),
         "NormalizationStats": {
             "band_mean_values": list(card.normalization.mean),
             "band_std_values": list(card.normalization.std),
         },
-        "DoNormalize": True,
+        "DoNormalize": card.recipe.get("normalize", True),
         "backend": "pytorch",
         "ModelParameters": _parameters(card),
     }
@@ -196,8 +204,9 @@ def _course(card: Card) -> dict[str, Any]:
         found["LearningRate"] = f"{lr:.4e}"
         if card.model not in MODELS and isinstance(first, float):
             found["LearningRate"] = f"slice('{lr * first:.4e}', '{lr:.4e}', None)"
-    if "val_loss" in card.scores:
-        found["monitored_valid_loss"] = card.scores["val_loss"]
+    for score, name in MONITORED.items():
+        if score in card.scores:
+            found[f"monitored_{name}"] = card.scores[score]
     if card.resize:
         found["resize_to"] = list(card.resize)
     return found

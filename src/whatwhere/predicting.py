@@ -12,7 +12,8 @@ from typing import Any
 from whatwhere import files
 from whatwhere.bundle import Card
 from whatwhere.data.sources import images_of
-from whatwhere.errors import DataError, Problem, UsageError
+from whatwhere.errors import DataError, Problem, UsageError, plain
+from whatwhere.io.names import require_name
 from whatwhere.io.raster import SUFFIXES as RASTERS
 from whatwhere.io.raster import close_handles, open_raster
 from whatwhere.io.vector import WRITTEN as VECTORS
@@ -98,6 +99,7 @@ def sort_inputs(inputs: Sequence[Path], output: Path, trust: bool) -> tuple[list
     images: list[Path] = []
     wanted = output.suffix.lower() in _MAPS and not output.is_dir()
     for path in inputs:
+        require_name(path)
         if not path.is_dir() and (wanted or _is_scene(path, trust)):
             scenes.append(path)
         elif path.is_dir():
@@ -201,6 +203,8 @@ def _map(
             cause = str(error).removeprefix(f"{scene}: ")
             problems += error.problems or [Problem("error", str(scene), cause, "")]
             continue
+        if mapped.files and not mapped.valid:
+            talk.say(f"note     {plain(scene)}: no pixel of it has data, and none of its map.")
         pixels = dict(mapped.pixels)
         written.append(Written(scene, mapped.files, pixels, mapped.valid, mapped.objects))
     return written

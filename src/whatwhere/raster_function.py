@@ -109,7 +109,7 @@ class RasterFunction:
         refusal = why_not(card)
         if refusal:
             raise UsageError(f"{run}: {refusal}.")
-        self.device = _device(kwargs.get("device", self.device))
+        self.device = device_of(kwargs.get("device", self.device))
         predictor = load(run, device=self.device)
         if extract_bands(card) is not None:  # blocks hold these bands alone, in their order
             numbers = tuple(range(1, len(card.bands) + 1))
@@ -163,7 +163,7 @@ class RasterFunction:
             scalars, "test_time_augmentation", self.test_time_augmentation
         )
         if scalars.get("device") is not None:
-            self._move(_device(scalars["device"]))
+            self._move(device_of(scalars["device"]))
         stride = geometry.stride
         core = (self.tile_size - 2 * self.padding) // stride * stride
         if core < 1:
@@ -380,8 +380,16 @@ def _back(values: NDArray[Any], symmetry: Symmetry) -> NDArray[Any]:
     return values[..., :: -1 if down else 1, :: -1 if across else 1]
 
 
-def _device(told: Any) -> str:
-    """Return `auto`, `cpu`, `cuda` or `mps`; a GPU that is named by its number is chosen here."""
+def device_of(told: Any) -> str:
+    """Return `auto`, `cpu`, `cuda` or `mps`; a GPU that is named by its number is chosen here.
+
+    Args:
+        told: One of these words; or a number of a GPU from 0, -1 for the processor, less for
+            whatever there is.
+
+    Raises:
+        UsageError: There is no such device.
+    """
     text = str(told).strip().lower()
     try:
         number = int(text)

@@ -20,6 +20,8 @@ from whatwhere.types import Classes
 FOLDER = "report"
 Color: TypeAlias = tuple[int, int, int]
 
+_SCALED = "normalised by mean and standard deviation of the training images"
+
 
 def areas_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the areas as CSV."""
@@ -49,12 +51,13 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
             "alike."
         )
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
+    what = _monitored(recipe)
+    by = "" if what == "loss" else f" by the {what}"
     text = (
         f"A U-Net ({_net(card)}) was trained on {data['train']} {_what(card)} and validated on "
-        f"{data['val']}; {data['test']} were kept for testing. {_taken(card)} and "
-        f"normalised by mean and standard deviation of the training images. {changes} "
+        f"{data['val']}; {data['test']} were kept for testing. {_taken(card)}. {changes} "
         f"{_course(recipe, _loss(recipe, card.classes.task))}, and the weights of the best epoch "
-        f"({card.scores['epoch']:g}, validation loss {card.scores['val_loss']:.4f}) were kept."
+        f"({card.scores['epoch']:g}{by}, validation loss {card.scores['val_loss']:.4f}) were kept."
     )
     if card.tuning:
         chosen = ", ".join(f"{threshold:g}" for threshold in card.thresholds)
@@ -73,6 +76,11 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
     return f"{text} Seed {recipe['seed']}; {versions}."
 
 
+def _monitored(recipe: Mapping[str, Any]) -> str:
+    """What of the validation split decided."""
+    return str(recipe.get("monitor", "loss")).replace("_", " ")
+
+
 def _what(card: Card) -> str:
     """What was trained on: images, or blocks of scenes."""
     if "block_px" not in card.data:
@@ -81,16 +89,22 @@ def _what(card: Card) -> str:
 
 
 def _taken(card: Card) -> str:
+    """Say what was taken of the images, and how their values were brought to one scale."""
+    scaled = card.recipe.get("normalize", True)
     if "block_px" in card.data:
         size = "" if card.pixel_size is None else f" of {card.pixel_size:.3g} m"
         return (
             f"Training blocks lost a strip of {card.recipe['split_gap']:g} of a chip's side beside "
             f"other blocks, and {card.recipe['class_sampling']:.0%} of the training chips were "
-            f"drawn around a pixel of a class drawn evenly. Pixels{size} were clipped to the 0.1 "
-            "and 99.9 percentile for measuring"
+            f"drawn around a pixel of a class drawn evenly. Pixels{size} were "
+            + (
+                f"clipped to the 0.1 and 99.9 percentile for measuring and {_SCALED}"
+                if scaled
+                else "taken as they are"
+            )
         )
     size = f"stretched to {card.resize[0]}×{card.resize[1]} px" if card.resize else "at their size"
-    return f"Images were taken {size}"
+    return f"Images were taken {size}" + (f" and {_SCALED}" if scaled else ", values as they are")
 
 
 def _net(card: Card) -> str:
@@ -138,7 +152,8 @@ def _course(recipe: Mapping[str, Any], loss: str) -> str:
     if recipe["encoder_lr"] != 1:
         text += f", at {recipe['encoder_lr']:g} of the rate in the backbone's first level"
     if recipe["freeze_epochs"]:
-        text += f", with a frozen backbone in the first {recipe['freeze_epochs']} epochs"
+        but = " (but for its first filters)" if recipe.get("train_first") else ""
+        text += f", with a frozen backbone{but} in the first {recipe['freeze_epochs']} epochs"
     if recipe["clip"]:
         text += f", gradients clipped to a norm of {recipe['clip']:g}"
     if recipe["precision"] != "32":
@@ -148,7 +163,7 @@ def _course(recipe: Mapping[str, Any], loss: str) -> str:
     if recipe["schedule"] == "plateau":
         text += (
             f"; the learning rate was multiplied by {recipe['lr_factor']:g} after "
-            f"{recipe['lr_patience']} epochs without a better validation loss"
+            f"{recipe['lr_patience']} epochs without a better validation {_monitored(recipe)}"
         )
     else:
         form = "a cosine" if recipe["schedule"] == "cosine" else "one cycle"

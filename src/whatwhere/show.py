@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from whatwhere.errors import Problem, plain
+
 _MARKS = {"error": "✗ error", "warning": "! warning", "note": "· note"}
 
 
@@ -61,7 +63,7 @@ def inspection(found: Mapping[str, Any]) -> str:
     lines.append("")
     for problem in found["problems"]:
         counts[problem["severity"]] += 1
-        told = f"{problem['file']}: {problem['cause']} {problem['remedy']}".strip()
+        told = Problem(problem["severity"], problem["file"], problem["cause"], problem["remedy"])
         lines.append(f"{_MARKS[problem['severity']]}  {told}")
     lines.append(", ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts.items()))
     return "\n".join(lines)
@@ -130,8 +132,14 @@ def chips(found: Mapping[str, Any]) -> str:
         f"{count} {split}" for split, count in found["chips"].items() if split != "all"
     )
     height, width = found["chip_px"]
+    if "next" not in found:
+        return (
+            f"at the most {sum(found['chips'].values())} chips of {height}×{width} px would be in "
+            f"{found['output']}{': ' * bool(counts)}{counts}\n"
+            f'classes: "{found["classes"]}"'
+        )
     left = found["left_out"]
-    without = f"; {left} without a labelled pixel were left out" if left else ""
+    without = f"; {left} with nothing to learn from were left out" if left else ""
     lines = [
         f"{sum(found['chips'].values())} chips of {height}×{width} px in {found['output']}"
         f"{': ' * bool(counts)}{counts}{without}",
@@ -201,19 +209,33 @@ def predictions(written: Sequence[Any], as_json: bool) -> str:
         return json.dumps({"images": rows})
     done = [one for one in written if one.files]
     count = sum(len(one.files) for one in done)
-    example = done[0].files[0] if done else ""
+    example = plain(done[0].files[0]) if done else ""
     lines = [
         f"{len(done)} image{'s' * (len(done) != 1)} segmented, "
         f"{count} file{'s' * (count != 1)} written" + (f", such as {example}" if done else "")
     ]
     lines += [
-        f"{one.files[-1]}: {one.objects:,} polygon{'s' * (one.objects != 1)}"
+        f"{plain(one.files[-1])}: {one.objects:,} polygon{'s' * (one.objects != 1)}"
         for one in done
         if one.objects is not None
     ]
     waiting = len(written) - len(done)
     if waiting:
         lines.append(f"{waiting} wait{'s' * (waiting == 1)} for other shards")
+    return "\n".join(lines)
+
+
+def exported(found: Mapping[str, Any]) -> str:
+    """Return what was written, and how near to the original it is."""
+    size = found["bytes"]
+    told = f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size:,} bytes"
+    lines = [f"{found['file']}: {told}"]
+    if found["compared"]:
+        sizes = ", ".join("×".join(map(str, one)) for one in found["compared"])
+        lines.append(
+            f"the largest difference of a probability from the net's is "
+            f"{found['largest_difference']:.1e} ({sizes} px)"
+        )
     return "\n".join(lines)
 
 

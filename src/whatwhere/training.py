@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ from whatwhere.train.fit import Epoch, History, Weights, check_precision, finish
 from whatwhere.train.keeper import tell_resumed
 from whatwhere.train.lr_find import LrCurve, find_lr
 from whatwhere.train.state import FOLDER as STATES
-from whatwhere.train.state import States
+from whatwhere.train.state import KEPT, States
 from whatwhere.types import Geometry
 
 _EXAMPLES = 6
@@ -96,11 +95,11 @@ def train_run(
 
 
 def _write_start(course: _Course, output: Path) -> None:
-    """Write what a run is of; the recipe comes last: where it is, a training can go on."""
+    """Write what a run is of; the recipe comes first: where it is, a training can go on."""
     plan = course.plan
+    files.write_text(output / runs.RECIPE, to_toml(plan.recipe))
     files.write_json(output / runs.SPLITS, plan.split_lists())
     write_splits(output / runs.SPLIT_AREAS, plan.splits)
-    files.write_text(output / runs.RECIPE, to_toml(plan.recipe))
 
 
 def _go_on(course: _Course, output: Path, save_minutes: float, talk: Talk) -> Run:
@@ -114,6 +113,8 @@ def _go_on(course: _Course, output: Path, save_minutes: float, talk: Talk) -> Ru
         _write_start(course, output)
     else:
         _check_same(state["of"], _what(course), output)
+        size = states.paths()[-1].stat().st_size
+        files.require_space(output, 2 * size, "the next state and the bundle of this training")
         tell_resumed(state, len(course.loader("train")), talk)
         threads_then = state["of"]["threads"]
         if threads_then != threads():
@@ -207,7 +208,10 @@ def _check_output(output: Path, data: Path) -> None:
     if "bundle" in there:
         raise UsageError(f"{output}: a run is in this folder. Take another one for the new run.")
     if there:
-        raise UsageError(f"{output}: {', '.join(there)} would be overwritten. Take another folder.")
+        begun = " If a training was begun in it, --resume goes on." if runs.RECIPE in there else ""
+        raise UsageError(
+            f"{output}: {', '.join(there)} would be overwritten. Take another folder.{begun}"
+        )
     inside = output.resolve()
     if inside.is_relative_to(data.resolve()):
         names = {part.lower() for part in inside.relative_to(data.resolve()).parts}
@@ -296,7 +300,11 @@ def _fit(
     asked = copy.deepcopy(net).eval()  # answers the self-test with the weights that are saved
 
     def keep(weights: Weights, row: Epoch) -> None:
-        card = blank.replace(scores={"epoch": row.epoch, "val_loss": row.val_loss})
+        scores = {"epoch": row.epoch, "val_loss": row.val_loss}
+        monitor = plan.recipe.monitor
+        if monitor != "loss":
+            scores[monitor] = getattr(row, f"val_{monitor}")
+        card = blank.replace(scores=scores)
         bundle.save(output / "bundle", nets.tested(card, asked, weights), weights)
 
     return fit(
@@ -375,13 +383,13 @@ def class_weights(plan: DataPlan) -> tuple[float, ...]:
 def _rehearse(course: _Course, output: Path, talk: Talk) -> None:
     """Load, step, validate, save, load again, predict and report on a few chips; tell the cost."""
     talk.say("rehearsal: the whole chain on a few chips …")
-    with tempfile.TemporaryDirectory(prefix=f"{files.TEMPORARY}rehearsal-", dir=output) as place:
-        folder = Path(place)
+    with files.scratch(output) as folder:
         history = _fit(course, folder, Talk(quiet=True), most_batches=_REHEARSED)
         if history.interrupted:
             raise KeyboardInterrupt
         _conclude(course, history, folder, Talk(quiet=True), most=1)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        _require_space(course, output, size, bundle.weights_bytes(folder))
     plan = course.plan
     train, val = len(plan.loader("train")), len(plan.loader("val"))
     # A validation batch takes about a third of a training one: it has no way back.
@@ -394,6 +402,17 @@ def _rehearse(course: _Course, output: Path, talk: Talk) -> None:
         + (f" ({free:,} MB free)" if free is not None else "")
         + f"; disk {max(size // 2**20, 1)} MB"
     )
+
+
+def _require_space(course: _Course, output: Path, size: int, weights: int) -> None:
+    """Refuse a training whose states would fill the disk.
+
+    A state holds the weights, two numbers of the optimiser for each, and their average if there is
+    one; a new one is written before the oldest goes, and so is a new bundle.
+    """
+    state = (4 if course.plan.recipe.ema else 3) * weights
+    need = (KEPT + 1) * state + size + weights
+    files.require_space(output, need, "the states and the bundle of this training")
 
 
 def _conclude(

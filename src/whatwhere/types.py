@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -275,6 +275,13 @@ class Normalization:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def check(self, image: NDArray[Any]) -> None:
+        """Raise `ShapeError` if an image `(C, H, W)` has another number of bands."""
+        if image.shape[0] != len(self.mean):
+            raise ShapeError(
+                f"the normalisation knows {len(self.mean)} bands, the image has {image.shape[0]}."
+            )
+
     def apply(self, image: NDArray[Any]) -> Image:
         """Return `(image - mean) / std` as float32.
 
@@ -284,10 +291,7 @@ class Normalization:
         Raises:
             ShapeError: The number of bands differs.
         """
-        if image.shape[0] != len(self.mean):
-            raise ShapeError(
-                f"the normalisation knows {len(self.mean)} bands, the image has {image.shape[0]}."
-            )
+        self.check(image)
         mean = np.asarray(self.mean, dtype=np.float64)[:, None, None]
         std = np.asarray(self.std, dtype=np.float64)[:, None, None]
         result = np.empty(image.shape, dtype=np.float32)
@@ -296,6 +300,20 @@ class Normalization:
                 strip = slice(first, first + _STRIP)
                 result[:, strip] = (image[:, strip] - mean) / std
         return result
+
+    def undo(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return `images * std + mean` of `(..., C, H, W)` as float32."""
+        mean = np.asarray(self.mean, dtype=np.float64)[:, None, None]
+        std = np.asarray(self.std, dtype=np.float64)[:, None, None]
+        return (images * std + mean).astype(np.float32)
+
+
+def upwards(thresholds: Sequence[float]) -> NDArray[np.float32]:
+    """Return the smallest float32 that is not below each threshold."""
+    exact = np.asarray(thresholds, dtype=np.float64)
+    near = exact.astype(np.float32)
+    higher: NDArray[np.float32] = np.nextafter(near, np.float32(np.inf))
+    return np.where(near < exact, higher, near)
 
 
 @dataclass(frozen=True)

@@ -478,6 +478,31 @@ def test_what_rested_before_rests_on() -> None:
     assert resting == ["encoder.body.conv1.0.weight"]
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("test_resnet", {"conv1.0.weight"}),
+        ("resnet10t", {"conv1.0.weight"}),
+        ("test_vit", {"model.patch_embed.proj.weight", "model.patch_embed.proj.bias"}),
+    ],
+)
+def test_the_first_filters_may_learn_while_the_rest_stands_still(
+    name: str, first: set[str]
+) -> None:
+    net = net_of(name)
+    before = copy.deepcopy(net.state_dict())
+    freeze(net, but_first=True)
+    step(net)
+    encoder = {key for key in changed(net, before) if key.startswith("encoder")}
+    assert encoder == {f"encoder.body.{key}" for key in first}
+    unfreeze(net)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    net.encoder.body.get_parameter(min(first)).requires_grad_(False)
+    freeze(net, but_first=True)
+    learning = {key for key, one in net.encoder.body.named_parameters() if one.requires_grad}
+    assert learning == first - {min(first)}
+
+
 @pytest.mark.parametrize("call", [freeze, unfreeze])
 def test_a_net_without_a_backbone_cannot_be_frozen(call: Any) -> None:
     with pytest.raises(UsageError, match="a TutorialUNet has no backbone to freeze"):

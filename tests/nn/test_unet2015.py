@@ -209,6 +209,8 @@ def test_the_predictors_tiles_are_as_one(size: tuple[int, int]) -> None:
     backend = TorchBackend(net, "multilabel")
 
     class Noting:
+        normalizes = False
+
         def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
             seen.append(images.shape)
             return backend.run(images)

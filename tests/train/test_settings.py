@@ -304,6 +304,17 @@ def test_the_backbone_rests_and_then_learns(capsys: pytest.CaptureFixture[str]) 
     assert told.index("epoch   2/3") < told.index("the backbone learns from here on")
 
 
+def test_the_first_filters_learn_where_they_are_let(capsys: pytest.CaptureFixture[str]) -> None:
+    body = Body()
+    net = DynamicUNet(body, 1, 1)
+    start = copy.deepcopy(body.state_dict())
+    recipe = make_recipe(model="resnet18", epochs=2, freeze_epochs=2, train_first=True, lr=0.01)
+    train(net, [batch(seed, 16) for seed in range(2)], recipe, talk=Talk())
+    moved = {name for name, one in body.state_dict().items() if not torch.equal(one, start[name])}
+    assert moved == {"first.0.weight", "first.0.bias"}
+    assert "rests for the first 2 epochs, but for its first filters" in capsys.readouterr().err
+
+
 def test_a_rehearsal_takes_the_dear_way_of_a_backbone_that_learns() -> None:
     body = Body()
     net = DynamicUNet(body, 1, 1)
@@ -311,6 +322,59 @@ def test_a_rehearsal_takes_the_dear_way_of_a_backbone_that_learns() -> None:
     recipe = make_recipe(model="resnet18", freeze_epochs=2, lr=0.01)
     train(net, [batch(seed, 16) for seed in range(2)], recipe, most_batches=2)
     assert not same(start, body.state_dict())
+
+
+# What is monitored
+
+
+@pytest.mark.parametrize(
+    ("monitor", "column", "better"),
+    [
+        ("loss", "val_loss", -1),
+        ("mean_iou", "val_mean_iou", 1),
+        ("mean_dice", "val_mean_dice", 1),
+        ("pixel_accuracy", "val_pixel_accuracy", 1),
+    ],
+)
+def test_the_epoch_is_kept_that_is_best_by_what_is_monitored(
+    monitor: str, column: str, better: int
+) -> None:
+    recipe = make_recipe(epochs=6, lr=0.4, schedule="cosine", monitor=monitor, **PLAIN)
+    val = [batch(9)]
+    history, kept = train(Line(), [batch(seed) for seed in range(3)], recipe, val=val)
+    values = [better * getattr(epoch, column) for epoch in history.epochs]
+    assert values[history.best.epoch - 1] == max(values)
+    assert [e.best for e in history.epochs] == [
+        value > max(values[:i], default=-np.inf) for i, value in enumerate(values)
+    ]
+    assert len(kept) == sum(epoch.best for epoch in history.epochs)
+
+
+def test_a_score_may_be_best_where_the_loss_is_not() -> None:
+    """Logits that grow are dearer where they are wrong, and decide nothing else."""
+
+    class Grows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(12.0))
+
+        def forward(self, image: Tensor) -> Tensor:
+            return image * self.scale
+
+    best = {}
+    for monitor in ("loss", "mean_iou"):
+        recipe = make_recipe(epochs=3, lr=1.0, schedule="cosine", monitor=monitor, **PLAIN)
+        best[monitor] = train(Grows(), [batch(1)], recipe)[0].best.epoch
+    assert best == {"loss": 3, "mean_iou": 1}  # the scale falls, and no class changes
+
+
+def test_a_training_stops_by_what_is_monitored() -> None:
+    recipe = make_recipe(
+        epochs=9, lr=0.0, stop_patience=2, schedule="cosine", monitor="mean_iou", bn_adapt=False
+    )
+    history, _ = train(Line(), [batch(1)], recipe)
+    assert history.stopped == "the validation mean iou was no better for 2 epochs"
+    assert len(history.epochs) == 3
 
 
 # Warnings

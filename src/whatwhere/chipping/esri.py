@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from whatwhere import files
 from whatwhere.chipping.layout import Cut, Place, new_folder, turned_places, whole_windows
 from whatwhere.chipping.tiles import UNLABELLED, Tiles, Written
 from whatwhere.config import Recipe
@@ -33,14 +34,14 @@ _Part = Split | None
 
 def cut_esri(data: Inputs, output: Path, recipe: Recipe, cut: Cut, talk: Talk) -> dict[str, Any]:
     """Cut scenes into chips, as `jobs.chip` describes it."""
-    with new_folder(output):
+    with new_folder(output, keep=not cut.dry_run):
         apart = cut.apart or any(one.split for one in list_scenes(data))
         survey, classes, blocks = _look(data, recipe, apart, talk)
         source = survey.source
         if not isinstance(source, SceneSource):
             raise DataError(f"{data.root}: there is no scene in it.")
         table = _table(classes, survey, [one for some in blocks.values() for one in some], talk)
-        tiles = Tiles(source.bands.names, classes, table, cut.min_overlap)
+        tiles = Tiles(source.bands.names, classes, table, cut.min_overlap, cut.first)
         spec = tiles.spec
         overlap = cut.shared(source.chip)
         places = {
@@ -49,19 +50,34 @@ def cut_esri(data: Inputs, output: Path, recipe: Recipe, cut: Cut, talk: Talk) -
             if some
         }
         size = _size(places, talk)
-    written = {
-        part: tiles.write(output / (part or ""), some, size, talk) for part, some in places.items()
+    told = {
+        "output": str(output),
+        "chips": {part or "all": len(some) for part, some in places.items()},
+        "left_out": 0,
+        "chip_px": list(size),
+        "classes": spec,
     }
-    if apart:
-        tiles.write_table(output)
+    if cut.dry_run:
+        return told
+    with files.building(output) as place:
+        written = {
+            part: tiles.write(
+                place / (part or ""),
+                some,
+                size,
+                talk,
+                skip_empty=cut.skip_empty and part in (None, "train"),
+            )
+            for part, some in places.items()
+        }
+        if apart:
+            tiles.write_table(place)
     _tell_missing(written.values(), table, talk)
     pixels = np.sum([one.pixels for one in written.values()], axis=0)
     return {
-        "output": str(output),
+        **told,
         "chips": {part or "all": one.chips for part, one in written.items()},
         "left_out": sum(one.left_out for one in written.values()),
-        "chip_px": list(size),
-        "classes": spec,
         "pixels": {info.name: int(n) for info, n in zip(table, pixels, strict=True)},
         "next": f"whatwhere train {shlex.quote(str(output))} -o RUN --orientation free",
         "next_python": _call(output, list(written)),

@@ -33,24 +33,43 @@ def cut_folder(data: Inputs, output: Path, recipe: Recipe, cut: Cut, talk: Talk)
     """Cut scenes into chips, as `jobs.chip` describes it."""
     import tomli_w
 
-    with new_folder(output):
+    with new_folder(output, keep=not cut.dry_run):
         plan = plan_data(data, recipe, talk)
         plan.tell(talk)
         overlap = cut.shared(plan.shape[0])
         ignored = nodata_of(plan.classes)
         table = spec_of(plan.classes, ignored)
-    counts, left_out = _write_all(plan, output, overlap, ignored, talk)
-    kept = tomli_w.dumps({"classes": table})
-    files.write_text(output / FILE, f"# What the masks hold; `whatwhere train` reads it.\n{kept}")
-    return {
+    told = {
         "output": str(output),
-        "chips": counts,
-        "left_out": left_out,
+        "chips": _counted(plan, overlap),
+        "left_out": 0,
         "chip_px": list(plan.shape),
         "classes": table,
+    }
+    if cut.dry_run:
+        return told
+    kept = tomli_w.dumps({"classes": table})
+    with files.building(output) as place:
+        counts, left_out = _write_all(plan, place, overlap, ignored, talk)
+        text = f"# What the masks hold; `whatwhere train` reads it.\n{kept}"
+        files.write_text(place / FILE, text)
+    return {
+        **told,
+        "chips": counts,
+        "left_out": left_out,
         "next": f"whatwhere train {shlex.quote(str(output))} -o RUN "
         f"--orientation {plan.orientation}",
     }
+
+
+def _counted(plan: DataPlan, overlap: int) -> dict[str, int]:
+    """How many chips each split has, those without a labelled pixel among them."""
+    counts: dict[str, int] = {}
+    for split, pairs in plan.splits.items():
+        sizes = [(b.window.height, b.window.width) for b in pairs if isinstance(b, Block)]
+        shared = overlap if split == "train" else 0
+        counts[split] = sum(len([*_windows(one, plan.shape[0], shared)]) for one in sizes)
+    return counts
 
 
 def _write_all(

@@ -23,6 +23,7 @@ from whatwhere.types import Window
 FOLDER, ESRI = "folder", "esri"
 FORMATS = (FOLDER, ESRI)
 
+_MOST_CHIPS = 10**9  # names have nine digits
 _SLACK = 1e-6  # what sines leave of a whole number [px]
 
 
@@ -39,6 +40,9 @@ class Cut:
         min_overlap: Of polygons only those are burnt into a chip of which this share of the area
             lies in it [0 to 1].
         apart: Whether splits were asked for.
+        first: The number of the first chip.
+        skip_empty: Training chips that show nothing but background are left out.
+        dry_run: Chips are counted, and none is written.
     """
 
     layout: str = FOLDER
@@ -47,6 +51,9 @@ class Cut:
     rotation: float = 0.0
     min_overlap: float = 0.0
     apart: bool = False
+    first: int = 0
+    skip_empty: bool = False
+    dry_run: bool = False
 
     def check(self, data: Inputs) -> None:
         """Refuse what cannot be done, before any pixel is read.
@@ -74,11 +81,21 @@ class Cut:
             )
         if not 0 <= self.min_overlap <= 1:
             raise UsageError(f"--min-overlap must be from 0 to 1, not {self.min_overlap:g}.")
-        for flag, given in (("--rotation", self.rotation), ("--min-overlap", self.min_overlap)):
+        if not 0 <= self.first < _MOST_CHIPS:
+            raise UsageError(
+                f"--first must be from 0 to below {_MOST_CHIPS:,}, not {self.first:,}."
+            )
+        for flag, given in (
+            ("--rotation", self.rotation),
+            ("--min-overlap", self.min_overlap),
+            ("--first", self.first),
+            ("--skip-empty", self.skip_empty),
+        ):
             if given and self.layout == FOLDER:
                 raise UsageError(
                     f"{flag} is for --format esri. Leave it out: a training on a folder turns its "
-                    "chips itself, and counts what it sees of a polygon."
+                    "chips itself, counts what it sees of a polygon, and draws rare classes more "
+                    "often."
                 )
         if not data.has_scenes:
             raise UsageError(
@@ -154,14 +171,18 @@ class Place:
 
 
 @contextlib.contextmanager
-def new_folder(output: Path) -> Iterator[None]:
+def new_folder(output: Path, keep: bool = True) -> Iterator[None]:
     """Make the folder for the chips; it is gone if the block fails and it was not there before.
+
+    Args:
+        output: The folder.
+        keep: Leave it there if the block does not fail.
 
     Raises:
         UsageError: There is something in it.
         OutputError: It cannot be written.
     """
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+    if output.is_file() or (output.is_dir() and not files.holds_nothing(output)):
         what = "this is a file" if output.is_file() else "there is something in this folder"
         raise UsageError(f"{output}: {what}. Take a new folder for the chips.")
     fresh = not output.exists()
@@ -172,6 +193,8 @@ def new_folder(output: Path) -> Iterator[None]:
         if fresh:
             output.rmdir()
         raise
+    if fresh and not keep:
+        output.rmdir()
 
 
 def nodata_mark(scene: Scene) -> float | None:

@@ -41,7 +41,7 @@ class Written:
     Attributes:
         pixels: `(K,)` labelled pixels of each class.
         chips: How many.
-        left_out: How many had no labelled pixel.
+        left_out: How many had no labelled pixel, or nothing but background.
         missing: How many pixels have no data.
         fills: What these hold in the images.
     """
@@ -62,15 +62,23 @@ class Tiles:
         read: What the numbers in the scenes' labels mean.
         table: The same classes with the values that are written.
         min_overlap: See `Cut`.
+        first: See `Cut`.
     """
 
     bands: tuple[str, ...]
     read: Classes
     table: Classes
     min_overlap: float
+    first: int
 
     def write(
-        self, folder: Path, places: Sequence[Place], size: tuple[int, int], talk: Talk
+        self,
+        folder: Path,
+        places: Sequence[Place],
+        size: tuple[int, int],
+        talk: Talk,
+        *,
+        skip_empty: bool = False,
     ) -> Written:
         """Write a folder of chips; what makes it an export comes last.
 
@@ -79,6 +87,7 @@ class Tiles:
             places: Where the chips lie.
             size: What is told of the chips' (height, width) [px].
             talk: Where the progress goes.
+            skip_empty: Leave out chips that show nothing but background.
 
         Raises:
             DataError: No chip has a labelled pixel; or a scene is damaged.
@@ -88,16 +97,17 @@ class Tiles:
         values = np.array([info.value for info in self.table])
         kind = np.uint8 if values.max() <= 255 else np.uint16
         listed = values != UNLABELLED
+        shown = np.array([info.role != "background" for info in self.table])
         bands: list[BandSums] = []
         classes: list[ClassSums] = []
         for place in talk.track(places, "cutting chips", len(places)):
             pixels, valid = _pixels(place)
             labels, counted = self._labels(place)
             counted = counted & valid
-            if not counted.any():
+            counts = np.bincount(labels[counted], minlength=len(values))
+            if not counts.any() or (skip_empty and not counts[shown].any()):
                 written.left_out += 1
                 continue
-            counts = np.bincount(labels[counted], minlength=len(values))
             bands.append(BandSums.of(pixels, valid))
             classes.append(ClassSums.of(counts[listed]))
             written.pixels += counts
@@ -105,7 +115,8 @@ class Tiles:
             self._write_chip(folder, written, place, (pixels, valid, mask))
             written.chips += 1
         if not written.chips:
-            raise DataError(f"{folder}: no chip of it has a labelled pixel. Take another --seed.")
+            what = "a class but background" if skip_empty else "a labelled pixel"
+            raise DataError(f"{folder}: no chip of it has {what}. Take another --seed.")
         infos = tuple(info for info in self.table if info.value != UNLABELLED)
         scenes = {id(place.scene): place.scene for place in places}
         export = Export(
@@ -115,9 +126,11 @@ class Tiles:
             tuple(scene.raster.grid for scene in scenes.values()),
             reduce(BandSums.merged, bands),
             reduce(ClassSums.merged, classes),
+            self.first,
         )
         self.write_table(folder)
-        files.write_text(folder / MAP, map_text([_name(i) for i in range(written.chips)]))
+        numbers = range(self.first, self.first + written.chips)
+        files.write_text(folder / MAP, map_text([_name(number) for number in numbers]))
         files.write_text(folder / STATS, export.summary())
         files.write_text(folder / SUMS, as_text(export.sums()))
         files.write_text(folder / DEFINITION, as_text(export.definition()))
@@ -163,7 +176,7 @@ class Tiles:
             "labels": encode_geotiff(mask[None], grid, ()),
         }
         for name, data in pair.items():
-            path = folder / name / _name(written.chips)
+            path = folder / name / _name(self.first + written.chips)
             files.write_bytes(path, data)
             if grid.is_placed:
                 files.write_text(path.with_suffix(".tfw"), world_text(grid.transform))

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatwhere.data.census import BlockFacts
-from whatwhere.data.doctor import Facts, Survey
+from whatwhere.data.doctor import Survey
+from whatwhere.data.facts import Facts
 from whatwhere.data.scenes import Block, SceneSource
 from whatwhere.data.sources import SPLITS, Pair, Split
 from whatwhere.errors import DataError, Problem

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whatwhere.data.doctor import Facts, Survey, class_pixels
+from whatwhere.data.doctor import Survey, class_pixels
 from whatwhere.data.doctor import survey as survey_pairs
+from whatwhere.data.facts import Facts
 from whatwhere.data.inputs import Inputs
 from whatwhere.data.scenes import Block, SceneSource, Wish, open_scenes
 from whatwhere.data.sources import open_source

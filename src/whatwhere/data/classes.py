@@ -20,6 +20,7 @@ NODATA = "NoData"
 _FULL = (255, 65535)  # "white" in 8 and 16 bits
 _IGNORE = ("ignore", "ignored", "unlabelled", "unlabeled")
 _MOST_CLASSES = 64
+_HIGH = 100  # greys above are no numbers of classes
 
 
 def find_classes(numbers: Sequence[Counter[int]], spec: str = "") -> Classes:
@@ -243,6 +244,14 @@ def _infer(numbers: Sequence[Counter[int]]) -> Classes:
         return _two((0,), (1, *_FULL), 1)
     if set(values) <= {0, *_FULL} and not any({*_FULL} <= set(one) for one in numbers):
         return _two((0,), (1, *_FULL), 1)
+    greys = _soft_edges(total)
+    if greys:
+        share = _percent(sum(greys.values()) / total.total())
+        raise DataError(
+            f"the masks hold black, white and {len(greys)} greys between them ({share} of the "
+            "pixels): edges were smoothed, by drawing, resizing or JPEG. Save the masks as PNG "
+            "without smoothing, or say what each number means with --classes."
+        )
     if values[0] < 0 or (values[-1] > 255 and len(values) > 2) or len(values) > _MOST_CLASSES:
         cause = f"the masks hold {len(values)} different numbers from {values[0]} to {values[-1]}"
         if len(values) > _MOST_CLASSES:
@@ -265,6 +274,14 @@ def _infer(numbers: Sequence[Counter[int]]) -> Classes:
         ),
         "multiclass" if len(values) > 2 else "binary",
     )
+
+
+def _soft_edges(counts: Counter[int]) -> dict[int, int]:
+    """Return the greys of masks that are black and white but for smoothed edges; else nothing."""
+    between = {number: k for number, k in counts.items() if 0 < number < 255}
+    most = {number for number, _ in counts.most_common(2)}
+    soft = most == {0, 255} and (min(counts), max(counts)) == (0, 255)
+    return between if soft and len(between) > 2 and max(between) > _HIGH else {}
 
 
 def _two(background: tuple[int, ...], foreground: tuple[int, ...], value: int) -> Classes:

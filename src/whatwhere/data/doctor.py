@@ -21,37 +21,18 @@ from whatwhere.data.classes import (
     written,
 )
 from whatwhere.data.esri_facts import export_notes, facts_of
+from whatwhere.data.facts import Facts
+from whatwhere.data.oddities import jpeg_masks, oddities, twins
 from whatwhere.data.scenes import SceneSource
-from whatwhere.data.sources import SPLITS, Pair, Source
+from whatwhere.data.sources import SPLITS, Pair, Source, Split
 from whatwhere.data.words import single_table, table_of
 from whatwhere.errors import DataError, Problem, UsageError
-from whatwhere.io.image import read_image, read_mask
+from whatwhere.io.image import read_head, read_image, read_mask, state_of
+from whatwhere.io.kinds import kind_of
 from whatwhere.talk import Talk
-from whatwhere.types import Classes, same_everywhere
+from whatwhere.types import COLOR_FLAG, Classes, same_everywhere
 
-_JPEG = (".jpg", ".jpeg")
 _MOST_ALIKE = 10  # errors of one kind that are listed one by one
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What one pair holds.
-
-    Attributes:
-        size: (height, width) [px].
-        dtype: The image's number type.
-        bands: How many bands the image has.
-        grey: Whether three bands are equal everywhere.
-        digest: Of the image's pixels, whatever file they came from.
-        numbers: For each mask, how many pixels that count hold each number.
-    """
-
-    size: tuple[int, int]
-    dtype: str
-    bands: int
-    grey: bool
-    digest: str
-    numbers: tuple[Counter[int], ...]
 
 
 @dataclass(frozen=True)
@@ -102,8 +83,8 @@ def survey(source: Source, talk: Talk) -> Survey:
         if found:
             facts[pair.key] = found
     pairs = [pair for pair in source.pairs if pair.key in facts]
-    problems += _twins(pairs, facts)
-    problems += _oddities(source, facts)
+    problems += twins(pairs, facts)
+    problems += oddities(source, facts)
     order = {"error": 0, "warning": 1, "note": 2}
     problems.sort(key=lambda problem: order[problem.severity])
     return Survey(source, facts, tuple(problems))
@@ -120,7 +101,7 @@ def classes_of(survey: Survey, spec: str) -> Classes:
     try:
         classes = _folder_classes(survey.source, [one[0] for one in numbers], spec)
     except DataError as error:
-        jpegs = [p.masks[0] for p in survey.pairs if p.masks[0].suffix.lower() in _JPEG]
+        jpegs = jpeg_masks(survey.source, survey.facts)
         if not jpegs:
             raise
         raise DataError(f"{error} Masks saved as JPEG ({jpegs[0].name}) blur numbers.") from error
@@ -184,7 +165,8 @@ def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
             unknown = {n: k for n, k in numbers.items() if n not in known}
             if unknown:
                 shown = ", ".join(
-                    f"{written(n)} ({k:,} px)" for n, k in sorted(unknown.items())[:8]
+                    f"{written(n)} ({k:,} px{_nearest(n, classes)})"
+                    for n, k in sorted(unknown.items())[:8]
                 )
                 groups.setdefault(tuple(sorted(unknown)), []).append((path, shown))
     for files in groups.values():
@@ -200,6 +182,59 @@ def check_classes(survey: Survey, classes: Classes) -> list[Problem]:
         bands = Counter(one.bands for one in survey.facts.values())
         where = str(survey.source.root)
         problems += export_notes(survey.source.definition, where, classes, total, bands)
+    return problems
+
+
+def _nearest(number: int, classes: Classes) -> str:
+    """Name the colour of the table that is nearest to one it does not know, if it has any."""
+    known = [raw for info in classes for raw in info.raw if raw >= COLOR_FLAG]
+    if number < COLOR_FLAG or not known:
+        return ""
+
+    def distance(other: int) -> int:
+        return sum(((number >> shift & 255) - (other >> shift & 255)) ** 2 for shift in (0, 8, 16))
+
+    return f", like {written(min(known, key=distance))}"
+
+
+def given_splits(survey: Survey) -> dict[Split, list[Pair]]:
+    """Return the pairs of each split that the folders or a list give; all train if none do."""
+    splits: dict[Split, list[Pair]] = {}
+    for pair in survey.pairs:
+        splits.setdefault(pair.split or "train", []).append(pair)
+    return splits
+
+
+def check_training(
+    survey: Survey, splits: Mapping[Split, Sequence[Pair]], classes: Classes
+) -> list[Problem]:
+    """Warn of what would spoil a training, and is fine to be scored.
+
+    Args:
+        survey: The set.
+        splits: The pairs of each split, as far as they are known.
+        classes: The class table.
+    """
+    root, problems = str(survey.source.root), []
+    pixels = {side: class_pixels(survey, pairs, classes) for side, pairs in splits.items()}
+    for i, info in enumerate(classes):
+        there = [side for side in ("val", "test") if side in pixels and pixels[side][i]]
+        if there and splits.get("train") and not pixels["train"][i]:
+            cause = f"{info.name} is in {' and '.join(there)} and not in train: nobody learns it."
+            remedy = "Add training images with it, or take another --seed for the split."
+            problems.append(Problem("warning", root, cause, remedy))
+    total = [sum(counts) for counts in zip(*pixels.values(), strict=True)]
+    if classes.task != "multilabel" and sum(count > 0 for count in total) == 1:
+        (only,) = (info.name for info, count in zip(classes, total, strict=True) if count)
+        cause = f"all masks hold nothing but {only}: nothing can be learned from them."
+        problems.append(Problem("warning", root, cause, "To train, add images of other classes."))
+    if not isinstance(survey.source, SceneSource) and classes.task != "multilabel":
+        known = {number for info in classes for number in info.raw}
+        numbers = {pair.masks[0]: survey.facts[pair.key].numbers[0] for pair in survey.pairs}
+        blank = [mask.name for mask, found in numbers.items() if known.isdisjoint(found)]
+        if blank:
+            cause = f"{len(blank)} of {len(numbers)} masks hold no pixel that counts: {blank[0]}."
+            problems.append(Problem("note", root, cause, "Nothing is learned from them."))
     return problems
 
 
@@ -231,7 +266,8 @@ def class_pixels(survey: Survey, pairs: Sequence[Pair], classes: Classes) -> lis
 
 def _look(pair: Pair, problems: list[Problem]) -> Facts | None:
     """Read one pair; note its errors and return None where it has any."""
-    before = len(problems)
+    before, files = len(problems), (pair.image, *pair.masks)
+    states = tuple(map(state_of, files))
     image: NDArray[Any] | None = None
     valid = None
     try:
@@ -267,6 +303,9 @@ def _look(pair: Pair, problems: list[Problem]) -> Facts | None:
         grey=grey,
         digest=digest.hexdigest(),
         numbers=tuple(numbers),
+        kinds=tuple(kind_of(read_head(path)) for path in files),
+        states=states,
+        absent=int(valid.size - valid.sum()),
     )
 
 
@@ -278,57 +317,6 @@ def _sizes_differ(
     if tuple(other) == tuple(reversed(size)):
         remedy = "It looks turned by 90 degrees: turn it back."
     return Problem("error", str(mask), cause, remedy)
-
-
-def _twins(pairs: Sequence[Pair], facts: Mapping[str, Facts]) -> list[Problem]:
-    """Note identical images, and warn of those on two sides of a split that was given."""
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(facts[pair.key].digest, []).append(pair)
-    twins = [group for group in groups.values() if len(group) > 1]
-    problems = [
-        Problem(
-            "warning",
-            str(group[0].image),
-            f"the same image is in {' and '.join(sorted({str(p.split) for p in group}))}: "
-            f"{', '.join(str(pair.image) for pair in group[1:4])}.",
-            "Keep one of them, or the scores will be too good.",
-        )
-        for group in twins
-        if len({pair.split for pair in group}) > 1
-    ]
-    same_side = [group for group in twins if len({pair.split for pair in group}) == 1]
-    if same_side:
-        count = sum(len(group) for group in same_side)
-        first = " and ".join(pair.image.name for pair in same_side[0][:2])
-        cause = f"{count} images are identical to another one, such as {first}."
-        remedy = "They are kept on one side of a split."
-        problems.append(Problem("note", str(same_side[0][0].image.parent), cause, remedy))
-    return problems
-
-
-def _oddities(source: Source, facts: Mapping[str, Facts]) -> list[Problem]:
-    """What is worth knowing of the set as a whole."""
-    problems = []
-    types = Counter(one.dtype for one in facts.values())
-    if len(types) > 1:
-        listed = ", ".join(f"{name}: {count}" for name, count in types.most_common())
-        cause = f"the images have different number types ({listed})."
-        remedy = "They share one normalisation: check that their values mean the same."
-        problems.append(Problem("warning", str(source.root), cause, remedy))
-    empty = sum(all(set(one) <= {0} for one in f.numbers) for f in facts.values())
-    if empty and empty < len(facts):
-        cause = f"{empty} of {len(facts)} masks hold nothing but 0."
-        problems.append(Problem("note", str(source.root), cause, "That is fine if it is true."))
-    jpegs = [p for pair in source.pairs for p in pair.masks if p.suffix.lower() in _JPEG]
-    if jpegs:
-        cause = f"{len(jpegs)} masks are JPEG, which blurs numbers, such as {jpegs[0].name}."
-        problems.append(Problem("warning", str(source.root), cause, "Save masks as PNG."))
-    collapsed = sum(one.grey for one in facts.values())
-    if collapsed and collapsed == len(facts):
-        cause = "all images are grey, stored as three equal bands."
-        problems.append(Problem("note", str(source.root), cause, "They are read as one band."))
-    return problems
 
 
 def summary(survey: Survey, classes: Classes | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatwhere.data.census import BlockFacts
-from whatwhere.data.doctor import Facts
+from whatwhere.data.facts import Facts
 from whatwhere.data.sources import Pair
 from whatwhere.types import Classes
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whatwhere.data.sources import SPLITS, Split, holds_export
+from whatwhere.data.sources import SPLITS, Split, entries, holds_export
 from whatwhere.errors import DataError, UsageError
+from whatwhere.io.names import require_name
 from whatwhere.io.raster import SUFFIXES as RASTERS
 from whatwhere.io.vector import SUFFIXES as VECTORS
 
@@ -48,6 +49,9 @@ class Inputs:
     def __post_init__(self) -> None:
         if not 0 <= self.buffer_m < math.inf:
             raise UsageError(f"--buffer-m must be a distance of at least 0 m, not {self.buffer_m}.")
+        for path in (self.root, self.labels, self.aoi):
+            if path is not None:
+                require_name(path)
 
     @classmethod
     def of(cls, root: str | Path, **said: Any) -> Inputs:
@@ -89,7 +93,7 @@ class Inputs:
             return bool(self.said)
         if set(self.said) == {"trust"} and holds_export(self.root):
             return False
-        folders = [path for path in self.root.iterdir() if path.is_dir()]
+        folders = [path for path in entries(self.root) if path.is_dir()]
         own = any(path.name.lower() == "images" or (path / "images").is_dir() for path in folders)
         if self.labels is None or own:
             raise UsageError(
@@ -175,7 +179,7 @@ def _partners(rasters: list[Path], labels: Path) -> dict[Path, Path]:
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(
         path
-        for path in folder.iterdir()
+        for path in entries(folder)
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
     )
 
@@ -201,6 +205,11 @@ def _listed(inputs: Inputs) -> Iterator[dict[str, Any]]:
     scenes = told.pop("scene", [])
     if not isinstance(scenes, list) or not scenes or not all(isinstance(s, dict) for s in scenes):
         raise DataError(f"{path}: it lists no scene. Write [[scene]], and below it image = FILE.")
+    if not inputs.trust and any(one.get("trust") is True for one in (told, *scenes)):
+        raise DataError(
+            f"{path}: it says trust = true, which is for you to say: a list may be a stranger's. "
+            "If you know what its scenes open, say --trust (in Python trust=True)."
+        )
     wrong = _faults(told, _KEYS, "the file")
     for i, scene in enumerate(scenes, 1):
         wrong += _faults(scene, ("image", "split", *_KEYS), f"scene {i}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
@@ -20,12 +21,15 @@ from whatwhere.data.lattice import draw_start, shown
 from whatwhere.data.scenes import Block
 from whatwhere.data.sources import Pair
 from whatwhere.errors import DataError, ShapeError
-from whatwhere.io.image import resize_image, resize_nearest
+from whatwhere.io.image import State, check_state, resize_image, resize_nearest
 from whatwhere.machine import memory_mb
 from whatwhere.tiling import mirror
 from whatwhere.types import Bands, Classes, Geometry, Image, Labels, Normalization, Valid, Window
 
 _PLAIN = Geometry(stride=1, margin=0)
+
+PATIENCE_S = 900
+"""How long a batch of a process that reads ahead is waited for [s]."""
 
 AUTO_CHIP = 256
 """The longest side of a chip when none is asked for [px]."""
@@ -146,6 +150,7 @@ class Chips(Dataset[Chip]):
         geometry: Geometry = _PLAIN,
         cache_mb: int | None = None,
         draws: Draws | None = None,
+        states: Mapping[str, tuple[State | None, ...]] | None = None,
     ) -> None:
         """Plan the chips; nothing is read yet.
 
@@ -160,9 +165,12 @@ class Chips(Dataset[Chip]):
             cache_mb: Memory for images kept after the first reading, in each process that reads;
                 None takes a quarter of what is free.
             draws: Where the classes lie, for training chips of scenes.
+            states: Of the files of each pair when they were looked at, by its key; a pair that is
+                not in it may have changed.
         """
         self.pairs, self.reader, self.shape = list(pairs), reader, shape
         self.sizes, self.draws = [reader.resize or sizes[pair.key] for pair in pairs], draws
+        self.states = states or {}
         self.border = geometry.border
         fitted = training or self.border  # the others are mirrored up by the net itself
         self.padded = tuple(
@@ -262,6 +270,10 @@ class Chips(Dataset[Chip]):
             if self.border:
                 part = shown(window, self.sizes[which], size, first)
             pair, start = pair.part(part), (part.row, part.column)
+        for path, state in zip(
+            (pair.image, *pair.masks), self.states.get(pair.key, ()), strict=False
+        ):
+            check_state(path, state)
         image, labels, valid = self.reader(pair)
         kept = image, labels.astype(np.uint8), valid
         weight = sum(part.nbytes for part in kept)
@@ -369,6 +381,8 @@ def make_loader(
         batch_sampler=BatchSampler(cast(Any, sampler), batch_size, drop_last=False),
         collate_fn=Collate(augmentation, chips.seed),
         num_workers=workers,
+        # Where no signal says that a process died, torch looks for it only without a limit.
+        timeout=PATIENCE_S if workers and os.name == "posix" else 0,
         persistent_workers=workers > 0,
         # Else workers would take their seed from the generator that dropout draws from.
         generator=torch.Generator().manual_seed(chips.seed),

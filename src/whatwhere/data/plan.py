@@ -21,6 +21,7 @@ from whatwhere.data.classes import describe
 from whatwhere.data.doctor import (
     Survey,
     check_classes,
+    check_training,
     class_pixels,
     classes_of,
 )
@@ -36,7 +37,7 @@ from whatwhere.io.image import read_image
 from whatwhere.machine import memory_mb
 from whatwhere.notation import parse_size, parse_split
 from whatwhere.talk import Talk
-from whatwhere.types import Bands, Classes, Geometry, Orientation, Valid
+from whatwhere.types import Bands, Classes, Geometry, Normalization, Orientation, Valid
 
 _SHOWN = 16  # digits of a digest, for people to compare
 
@@ -103,6 +104,7 @@ class DataPlan:
             geometry=geometry or Geometry(stride=1, margin=0),
             cache_mb=(memory_mb() or 4096) // 4 // max(workers, 1),
             draws=draws,
+            states={key: one.states for key, one in facts.items()},
         )
         augmentation = Augmentation(
             self.orientation,
@@ -217,17 +219,14 @@ def plan_data(data: Inputs | Path, recipe: Recipe, talk: Talk) -> DataPlan:
         raise DataError(
             f"{root}: no pixel of the validation masks counts. Take another --seed or --split."
         )
-    for problem in found.problems:
+    for problem in (*found.problems, *check_training(found, splits, classes)):
         if problem.severity == "warning" or found.source.exports:
             talk.say(f"{problem.severity:8} {problem}")
     resize = parse_size(recipe.resize)
+    normalization = _normalization(found, splits["train"], bands, recipe, talk)
     if isinstance(found.source, SceneSource):
-        normalization = measure_sample(_values(found, splits["train"]))
         shape = (found.source.chip, found.source.chip)
     else:
-        total = len(splits["train"])
-        images = talk.track(_pixels(splits["train"], bands), "measuring the images", total)
-        normalization = measure(images)
         sizes = [resize or found.facts[pair.key].size for pair in found.pairs]
         shape = chip_shape(sizes, recipe.chip_size)
     reader = Reader(bands, classes, normalization, resize)
@@ -263,6 +262,18 @@ def _check_recipe(inputs: Inputs, recipe: Recipe) -> None:
         )
     if not inputs.has_scenes and recipe.resolution_m:
         raise UsageError("--resolution-m is for scenes, whose place on the ground is known.")
+
+
+def _normalization(
+    found: Survey, train: list[Pair], bands: Bands, recipe: Recipe, talk: Talk
+) -> Normalization:
+    """Measure what training shows, if that is wanted."""
+    if not recipe.normalize:
+        return Normalization((0.0,) * len(bands), (1.0,) * len(bands))
+    if isinstance(found.source, SceneSource):
+        return measure_sample(_values(found, train))
+    images = talk.track(_pixels(train, bands), "measuring the images", len(train))
+    return measure(images)
 
 
 def _values(found: Survey, pairs: list[Pair]) -> list[NDArray[Any]]:

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from whatwhere.errors import DataError, Problem
 from whatwhere.io.esri import Definition, Export, is_export
-from whatwhere.io.image import SUFFIXES
+from whatwhere.io.image import SUFFIXES, fault
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -263,7 +263,7 @@ def _label_folders(masks: Path, images: dict[str, Path]) -> tuple[str, ...]:
     tops = {key.split("/")[0] for key in images if "/" in key}
     if not inside or any(folder.name in tops for folder in inside):
         return ()
-    if any(path.is_file() and path.suffix.lower() in SUFFIXES for path in masks.iterdir()):
+    if any(path.is_file() and path.suffix.lower() in SUFFIXES for path in entries(masks)):
         return ()
     return tuple(folder.name for folder in inside)
 
@@ -280,7 +280,15 @@ def partner_of(key: str, masks: dict[str, Path], images: dict[str, Path]) -> str
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in entries(folder) if path.is_dir())
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder; raises `DataError` where it may not be read."""
+    try:
+        return list(folder.iterdir())
+    except PermissionError as error:
+        raise fault(folder, "the folder may not be read.", "Give yourself the right to.") from error
 
 
 def find_folder(folder: Path, names: Sequence[str]) -> Path | None:

@@ -140,7 +140,7 @@ def _table(names: Sequence[str], raw: Mapping[str, int], are_words: bool) -> Cla
     if len(names) < 2:
         raise DataError(
             f"the labels hold nothing but {', '.join(names) or 'no class'}: there is nothing to "
-            "tell apart."
+            "tell apart. Check --class-field, or add labels of other classes."
         )
     if len(names) > _MOST_CLASSES:
         raise DataError(

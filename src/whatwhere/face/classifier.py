@@ -22,9 +22,10 @@ from whatwhere.face.held import MODELS_FOLDER, Held, number
 from whatwhere.face.inline import show, show_png, talk_here
 from whatwhere.face.packed import open_trained
 from whatwhere.face.tables import frame
-from whatwhere.face.words import DATA_SETTINGS, SETTINGS, check_words
+from whatwhere.face.words import DATA_SETTINGS, METRICS, SETTINGS, check_words
 from whatwhere.nn.build import list_models
 from whatwhere.predict.decide import decide
+from whatwhere.raster_function import device_of
 from whatwhere.talk import Talk
 
 
@@ -38,7 +39,7 @@ class UnetClassifier(Held):
         frozen: Whether the backbone rests.
         runs: The run folders of its trainings, in order.
         class_balancing: As it was made with, like the four that follow.
-        monitor: What decides which epoch is kept.
+        monitor: What decides which epoch is kept, as said to the last `fit`.
     """
 
     monitor = "valid_loss"
@@ -61,7 +62,8 @@ class UnetClassifier(Held):
             pretrained_path: Whose weights it begins with: a run, a bundle, a package (its folder,
                 `.emd` or `.dlpk`), or a model of arcgis.learn, as far as its weights fit.
             backend: `pytorch`.
-            **kwargs: arcgis.learn's other keywords; `device`, and any setting of a recipe.
+            **kwargs: arcgis.learn's other keywords; `device`: `auto`, `cpu`, `cuda`, `mps` or the
+                number of a GPU; and any setting of a recipe.
 
         Raises:
             UsageError: A keyword is unknown (the nearest is named), its value cannot be, or weights
@@ -71,7 +73,7 @@ class UnetClassifier(Held):
         self.data = data
         self.talk: Talk = kwargs.get("talk") or (data.talk if data else talk_here())
         start = start_of(data, backbone, pretrained_path, backend, kwargs, self.talk)
-        self._take(start, str(kwargs.get("device", "auto")))
+        self._take(start, device_of(kwargs.get("device", "auto")))
         if data is not None:
             nets.check_model(self.recipe, self.encoder)
 
@@ -142,7 +144,7 @@ class UnetClassifier(Held):
         mixed_precision: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Train, in a run folder of its own; the epoch with the lowest validation loss is kept.
+        """Train, in a run folder of its own; the best epoch on the validation split is kept.
 
         Args:
             epochs: Passes through the training chips.
@@ -150,10 +152,11 @@ class UnetClassifier(Held):
                 asks `lr_find`.
             one_cycle: The rate rises and falls along a cycle; else it falls when the validation
                 loss stands still.
-            early_stopping: Stop when 5 epochs lowered the validation loss by less than 0.001.
+            early_stopping: Stop when 5 epochs bettered what is monitored by less than 0.001.
             checkpoint: True or `best`: the best epoch is kept. Others are not.
             tensorboard: Say where the log lies.
-            monitor: `valid_loss`.
+            monitor: `valid_loss`, of which the lowest is kept; or `accuracy`, `valid_miou` or
+                `dice`, of which the highest is.
             mixed_precision: Let the net compute in 16 bits; losses stay in 32.
             **kwargs: Any setting of a recipe that has to do with the course, such as `clip=1.0`.
 
@@ -167,9 +170,9 @@ class UnetClassifier(Held):
         check_words({**kwargs, "tensorboard": tensorboard}, known, "fit", self.talk)
         if monitor not in self.available_metrics:
             raise UsageError(
-                f"monitor must be one of {', '.join(self.available_metrics)}, not {monitor!r}: the "
-                "lowest validation loss decides. log.csv holds the scores of every epoch."
+                f"monitor must be one of {', '.join(self.available_metrics)}, not {monitor!r}."
             )
+        self.monitor = monitor
         if checkpoint not in (True, False, "best", "all"):
             raise UsageError(f"checkpoint must be True, False, best or all, not {checkpoint!r}.")
         if checkpoint in (False, "all"):
@@ -182,6 +185,7 @@ class UnetClassifier(Held):
             one_cycle=one_cycle,
             early_stopping=early_stopping,
             mixed_precision=mixed_precision,
+            monitor=METRICS[monitor],
             **kwargs,
         )
         output = self._next_folder()
@@ -241,7 +245,7 @@ class UnetClassifier(Held):
     @property
     def available_metrics(self) -> list[str]:
         """What `monitor` may be."""
-        return [self.monitor]
+        return [*METRICS]
 
     @property
     def supported_backbones(self) -> list[str]:
@@ -413,8 +417,8 @@ class UnetClassifier(Held):
                 raise UsageError(f"{emd_path}: it does not name its backbone: say backbone=….")
             return cls(data, backbone, opened, **kwargs)
         card = bundle.load_card(opened.run)
-        start = {"model", "pretrained", "pretrained_path", "freeze_epochs"}
-        kept = SETTINGS - DATA_SETTINGS - start
+        start = {"model", "pretrained", "pretrained_path", "freeze_epochs", "train_first"}
+        kept = SETTINGS - DATA_SETTINGS - start - {"monitor"}
         settings = {name: value for name, value in card.recipe.items() if name in kept}
         if {"focal_loss", "dice_loss_fraction"} & set(kwargs):
             settings.pop("loss", None)

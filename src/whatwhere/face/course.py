@@ -106,6 +106,8 @@ def start_of(
     if ignored and data is not None:
         own["classes"] = without(data.table, ignored)
     prepared = data.settings if data is not None else {}
+    if "monitor" in {**prepared, **settings}:
+        raise UsageError("monitor is said to fit(), for each training anew.")
     if data is None and foreign is not None:
         prepared = settings_of(foreign)
     recipe = make_recipe(**{**_USUAL, **prepared, "model": model, **own, **settings})

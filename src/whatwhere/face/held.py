@@ -225,6 +225,22 @@ class Held:
         usual = {"device": self.device, "encoder": self.encoder, "talk": self.talk}
         return jobs.predict(self._weights(), scene, out, **{**usual, **options})
 
+    def export(self, path: str | Path, tile: int = 0) -> Path:
+        """Write the net as one file for other programs.
+
+        Args:
+            path: Ends in `.onnx`, `.pt2`, `.dlpk` or `.emd`.
+            tile: Side of the only image that it is to take [px], for programs around QGIS; 0 for
+                images of any size.
+
+        Raises:
+            UsageError: There is no such ending, or the net cannot be exported in this form.
+            BundleError: The export does not answer as the net does; nothing was written.
+            OutputError: It cannot be written.
+        """
+        jobs.export(self._weights(), path, tile=tile, encoder=self.encoder, talk=self.talk)
+        return Path(path)
+
     def tune_threshold(self, metric: str = "iou") -> dict[str, float]:
         """Choose each label's threshold on the validation split, and keep it in the bundle.
 

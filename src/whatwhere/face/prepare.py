@@ -144,11 +144,6 @@ def _settings(
             "transforms must be None or False: fastai does not run here. Say flip=, rotate=, "
             "scale=, shift=, brightness= and contrast= instead."
         )
-    if given.get("do_normalize") is False:
-        raise UsageError(
-            "do_normalize=False is not here: values are always measured and shifted, and the "
-            "bundle holds by how much."
-        )
     if isinstance(val_split_pct, bool) or not 0 < val_split_pct < 1:
         raise UsageError(f"val_split_pct must be above 0 and below 1, not {val_split_pct!r}.")
     if class_mapping and given.get("classes"):
@@ -159,6 +154,10 @@ def _settings(
         found["batch_size"] = batch_size
     if class_mapping:
         found["classes"] = class_words(class_mapping, background=not export)
+    if given.get("do_normalize") is False:
+        found["normalize"] = False
+    if given.get("train_tail"):
+        found["train_first"] = True
     if transforms is False:
         found["augment"] = False
     if given.get("lighting_transforms") is False:

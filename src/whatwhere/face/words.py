@@ -20,8 +20,8 @@ SETTINGS = frozenset(item.name for item in dataclasses.fields(Recipe))
 
 DATA_SETTINGS = frozenset(
     {
-        *("classes", "bands", "orientation", "resolution_m", "resize", "chip_size", "split"),
-        *("split_gap", "class_sampling", "batch_size", "seed"),
+        *("classes", "bands", "orientation", "resolution_m", "normalize", "resize", "chip_size"),
+        *("split", "split_gap", "class_sampling", "batch_size", "seed"),
         *("augment", "flip", "rotate", "scale", "shift", "brightness", "contrast"),
     }
 )
@@ -30,7 +30,7 @@ DATA_SETTINGS = frozenset(
 DATA_WORDS = frozenset(
     {
         *("valid_path", "test_path", "stratify", "num_workers", "rgb_bands", "extract_bands"),
-        *("do_normalize", "alpha", "lighting_transforms", "emd", "images_df", "talk"),
+        *("do_normalize", "train_tail", "alpha", "lighting_transforms", "emd", "images_df", "talk"),
     }
 )
 """Keywords of `prepare_data` that are followed."""
@@ -44,6 +44,12 @@ MODEL_WORDS = frozenset(
 )
 """Keywords of `UnetClassifier` that are followed."""
 
+METRICS: Mapping[str, str] = {
+    **{"valid_loss": "loss", "accuracy": "pixel_accuracy", "valid_miou": "mean_iou"},
+    "dice": "mean_dice",
+}
+"""What may be monitored, and what a recipe calls it."""
+
 NOTES: Mapping[str, str] = {
     "eas": "classes and pixel values are counted in the files themselves.",
     "collate_fn": "batches are made by the loader of this package, there as here.",
@@ -52,6 +58,8 @@ NOTES: Mapping[str, str] = {
     "from the seed).",
     "tail_weights_type": "bands called red, green and blue take their own filters, others the "
     "mean of these: say bands= in prepare_data.",
+    "wavelengths": "no net that there is here takes wavelengths; bands= in prepare_data names the "
+    "bands.",
     "tensorboard": "a line for each epoch is in log.csv of the run folder; plot_losses() and "
     "`report` draw it.",
     "save_optimizer": "the optimiser's state is not kept: the next fit starts one anew.",
@@ -68,8 +76,6 @@ NOTES: Mapping[str, str] = {
 """Keywords that have nothing to do here: what is done is said in one line."""
 
 REFUSALS: Mapping[str, str] = {
-    "train_tail": "the first filters rest and learn with the backbone: freeze(), unfreeze().",
-    "wavelengths": "nets that take wavelengths are not here; bands= names the bands.",
     "callbacks": "fastai does not run here. fit() takes every setting of a recipe that has to do "
     "with the course, such as clip=1.0, ema=0.05 or accumulate=4.",
     "save_callback_params": "the best epoch is always kept; see checkpoint.",
@@ -99,8 +105,6 @@ def check_words(given: Mapping[str, Any], known: Iterable[str], where: str, talk
             continue
         if name in REFUSALS or name in NOTES:
             if any(value is one or (value == one and one != 0) for one in _HARMLESS):
-                continue
-            if name == "train_tail" and value is True:
                 continue
             if name in REFUSALS:
                 raise UsageError(f"{where}: {name} is not here: {REFUSALS[name]}")

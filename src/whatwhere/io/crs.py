@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # GDAL's own complaints have no public name
 from rasterio.errors import CRSError
 
-from whatwhere.errors import DataError
+from whatwhere.errors import DataError, Problem
 from whatwhere.grid import Grid
 
 LONGITUDE_LATITUDE = "OGC:CRS84"
@@ -31,6 +33,37 @@ def parse_crs(text: str) -> rasterio.crs.CRS:
         return rasterio.crs.CRS.from_user_input(text)
     except CRSError as error:
         raise DataError(f"{text[:60]!r} is no coordinate system: {error}.") from error
+
+
+def check_alone(path: Path, *texts: str) -> None:
+    """Refuse a coordinate system that leads to a file of its own.
+
+    Shifts of a datum are kept in grids, which PROJ finds by their names where it was installed. A
+    name with a folder in it may be of any file.
+
+    Args:
+        path: Where it comes from.
+        texts: WKT, JSON or PROJ's words, with whatever stands around them.
+
+    Raises:
+        DataError: It names such a file.
+    """
+    for text in texts:
+        for match in _FILES.finditer(text):
+            names = next(part for part in match.groups() if part is not None)
+            for name in names.split(","):
+                if any(sign in name for sign in "/\\~"):
+                    cause = f"its coordinate system names a file of its own, {name[:80]!r}."
+                    problem = Problem("error", str(path), cause, "Reproject it to a plain one.")
+                    raise DataError(str(problem), [problem])
+
+
+# In PROJ's own words, in what GDAL makes of them, in the standard's WKT, and in JSON.
+_FILES = re.compile(
+    r'(?:grids|init|file|model|catalog)=([^\s"]*)|PROJ4_GRIDS"\s*,\s*"([^"]*)"'
+    r'|PARAMETERFILE\s*[\[(]\s*"[^"]*"\s*,\s*"([^"]*)"|"value"\s*:\s*"([^"]*)"',
+    re.IGNORECASE,
+)
 
 
 def to_wkt(crs: rasterio.crs.CRS | None) -> str:

@@ -147,6 +147,7 @@ class Export:
         grids: Of the rasters that the chips were cut from.
         values: Of the bands.
         labels: Of the classes.
+        first: The number of the first chip.
     """
 
     size: tuple[int, int]
@@ -155,6 +156,7 @@ class Export:
     grids: tuple[Grid, ...]
     values: BandSums
     labels: ClassSums
+    first: int = 0
 
     def definition(self) -> dict[str, Any]:
         """Return what `esri_model_definition.emd` holds, without the strings to fill in."""
@@ -188,7 +190,7 @@ class Export:
             "NumClasses": len(self.classes),
             "NumTiles": told.chips,
             "NumTilesAsDouble": told.chips,
-            "NextTileIndex": told.chips,
+            "NextTileIndex": self.first + told.chips,
             "OutputFeatures": False,
             "MetaDataMode": CLASSIFIED,
             **_cells(self.grids),

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import io
-import math
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from whatwhere.errors import DataError, Problem
+from whatwhere.io.kinds import kind_of
+from whatwhere.io.names import require_name
 from whatwhere.machine import memory_mb
 from whatwhere.types import COLOR_FLAG, Valid
 
+State: TypeAlias = tuple[int, int, int]
+"""A file's number, its size [bytes] and when it was written."""
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-_ORIENTATION = 0x0112  # the EXIF tag
-_ALPHA = (1, 2)  # TIFF's extra samples: associated and unassociated alpha
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+
 # What Pillow and tifffile have been seen to raise for files that are cut short or altered;
 # imagecodecs' errors are RuntimeErrors.
 _DAMAGED = (
@@ -35,7 +41,8 @@ _PLAIN = {"1": "u1", "L": "u1", "I;16": "<u2", "I;16L": "<u2", "I;16B": ">u2", "
 
 def fault(path: Path, cause: str, remedy: str) -> DataError:
     """Return the error of one file, ready to be raised or listed."""
-    return DataError(f"{path}: {cause} {remedy}", [Problem("error", str(path), cause, remedy)])
+    problem = Problem("error", str(path), cause, remedy)
+    return DataError(str(problem), [problem])
 
 
 def read_image(path: Path, *, trust: bool = False) -> tuple[NDArray[Any], Valid]:
@@ -115,23 +122,32 @@ def _read(path: Path, *, palette_to_colors: bool, trust: bool) -> tuple[NDArray[
             from whatwhere.io.mrf import read_mrf  # which leans on this module
 
             samples, bands = read_mrf(path, trust)
-            return _usual(path, samples), bands
-        if head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+") and _is_rich_tiff(path):
-            return _read_rich_tiff(path)
-        if head.startswith(b"\x89PNG"):
+            return usual(path, samples), bands
+        if kind_of(head) == "TIFF":
+            from whatwhere.io import tiff  # which leans on this module
+
+            rich, mask = tiff.look_at(path)
+            read = tiff.read_rich(path) if rich else _read_with_pillow(path, palette_to_colors)
+            return tiff.masked(*read, mask)
+        if kind_of(head) == "PNG":
             with Image.open(path, formats=["PNG"]) as picture:
                 picture.verify()  # each chunk's checksum
-        with Image.open(path, formats=_FORMATS) as picture:
-            _check_single(path, getattr(picture, "n_frames", 1))
-            check_size(path, picture.height, picture.width, len(picture.getbands()), 4)
-            if picture.format == "PNG" and _is_deep_color(picture):
-                samples, bands = _read_deep_png(path, picture), picture.mode
-            else:
-                step = 1 if palette_to_colors else _stretched(picture)
-                picture.load()
-                samples, bands = _samples(path, picture, palette_to_colors)
-                samples = samples // step if step > 1 else samples
-            return _upright(samples, picture.getexif().get(_ORIENTATION, 1)), bands
+        return _read_with_pillow(path, palette_to_colors)
+
+
+def _read_with_pillow(path: Path, palette_to_colors: bool) -> tuple[NDArray[Any], str]:
+    with Image.open(path, formats=_FORMATS) as picture:
+        if picture.format != "TIFF":  # of which some pages are no pictures
+            check_single(path, getattr(picture, "n_frames", 1))
+        check_size(path, picture.height, picture.width, len(picture.getbands()), 4)
+        if picture.format == "PNG" and _is_deep_color(picture):
+            samples, bands = _read_deep_png(path, picture), picture.mode
+        else:
+            step = 1 if palette_to_colors else _stretched(picture)
+            picture.load()
+            samples, bands = _samples(path, picture, palette_to_colors)
+            samples = samples // step if step > 1 else samples
+        return upright(samples, picture.getexif().get(ORIENTATION, 1)), bands
 
 
 def read_head(path: Path, size: int = 16) -> bytes:
@@ -140,6 +156,7 @@ def read_head(path: Path, size: int = 16) -> bytes:
     Raises:
         DataError: There is no such file, it is no plain one, is empty, or may not be read.
     """
+    require_name(path)
     if not path.is_file():
         what = "this is not a plain file." if path.exists() else "there is no such file."
         raise fault(path, what, "Check the name.")
@@ -151,6 +168,25 @@ def read_head(path: Path, size: int = 16) -> bytes:
     if not head:
         raise fault(path, "the file is empty.", "Copy it again, or take it out.")
     return head
+
+
+def state_of(path: Path) -> State | None:
+    """Return what changes when a file is written; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_state(path: Path, state: State | None) -> None:
+    """Refuse a file that is not the one that was looked at; raises `DataError`.
+
+    One that is not there any more is left to who reads it.
+    """
+    now = state_of(path)
+    if now is not None and now != state:
+        raise fault(path, "the file has changed since work on it began.", "Begin anew.")
 
 
 @contextmanager
@@ -168,11 +204,12 @@ def _told(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise fault(path, "the file may not be read.", "Give yourself the right to.") from error
     except UnidentifiedImageError as error:
-        raise fault(
-            path,
-            "this is no PNG, JPEG, TIFF, BMP or WebP image, whatever its name says.",
-            "Convert it, or take it out.",
-        ) from error
+        kind = kind_of(read_head(path))
+        if kind:
+            cause = f"the image is damaged or has no size, though it begins as a {kind}."
+            raise fault(path, cause, "Copy it again, or take it out.") from error
+        cause = "this is no PNG, JPEG, TIFF, BMP or WebP image, whatever its name says."
+        raise fault(path, cause, "Convert it, or take it out.") from error
     except Image.DecompressionBombError as error:
         raise fault(
             path,
@@ -189,7 +226,8 @@ def _told(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_single(path: Path, frames: int) -> None:
+def check_single(path: Path, frames: int) -> None:
+    """Refuse a file with several pictures; raises `DataError`."""
     if frames > 1:
         raise fault(
             path, f"the file holds {frames} pictures.", "Save each one as a file of its own."
@@ -263,70 +301,7 @@ def _read_deep_png(path: Path, picture: ImageFile.ImageFile) -> NDArray[np.uint1
     return high * np.uint16(256) + low
 
 
-def _is_rich_tiff(path: Path) -> bool:
-    """Whether a TIFF has what Pillow would cut, drop, refuse or misread.
-
-    That is samples that are not 8-bit, signed bytes, bands beside red, green and blue that are no
-    alpha, such as infrared, and compressed big-endian numbers, whose bytes it leaves swapped.
-    One band of more than 8 bits is left to it where tifffile alone could not decompress it.
-    """
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        _check_whole(page)
-        _check_single(path, len(tiff.pages))
-        tag = page.tags.get(_ORIENTATION)
-        if tag and tag.value in (5, 6, 7, 8) and page.compression == 1:
-            return True  # Pillow 13 swaps the sides before it decodes
-        if page.samplesperpixel == 1:
-            if str(page.dtype) in ("bool", "uint8"):
-                return False
-            pillow_can = ("uint16",) if tiff.byteorder == ">" else ("uint16", "int32", "float32")
-            alone = page.compression in (1, 8, 32946) and page.predictor != 3  # none, deflate
-            return alone or str(page.dtype) not in pillow_can
-        if page.photometric not in (2, 6) or (page.bitspersample, str(page.dtype)) != (8, "uint8"):
-            return True
-        return len(page.extrasamples) != page.samplesperpixel - 3 or any(
-            kind not in _ALPHA for kind in page.extrasamples
-        )
-
-
-def _read_rich_tiff(path: Path) -> tuple[NDArray[Any], str]:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        samples, item = page.samplesperpixel, page.dtype.itemsize if page.dtype else 8
-        check_size(path, page.imagelength, page.imagewidth, samples, max(item, 4))
-        odd = (5, 8, 9, 10) if page.bitspersample > 8 else (0, 3, 5, 8, 9, 10)
-        if page.photometric in odd or page.imagedepth > 1:
-            raise fault(
-                path,
-                "CMYK, Lab, volumes, and turned TIFFs with a palette or inverted are not read.",
-                "Save it as a PNG.",
-            )
-        try:
-            pixels = page.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            raise fault(
-                path,
-                f"its compression (number {int(page.compression)}) needs the library imagecodecs.",
-                "Install whatwhere[tiff], or save the file with deflate or none.",
-            ) from error
-        alpha = samples > 1 and bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
-        tag = page.tags.get(_ORIENTATION)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    elif page.axes.startswith("S"):
-        pixels = np.moveaxis(pixels, 0, -1)
-    upright = _upright(_usual(path, pixels), tag.value if tag else 1)
-    return upright, "?" * (samples - alpha) + "A" * alpha
-
-
-def _usual(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
+def usual(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
     """Return uint8, uint16, int32 or float32, whichever holds the numbers."""
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)
@@ -341,21 +316,7 @@ def _usual(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels
 
 
-def _check_whole(page: Any) -> None:
-    """Refuse a TIFF's page that lacks pieces: in their place both libraries would leave zeros."""
-    pieces, there = math.prod(page.chunked), min(len(page.dataoffsets), len(page.databytecounts))
-    if page.compression == 6:  # the old JPEG keeps its pieces elsewhere
-        return
-    if there < pieces:
-        raise ValueError(f"{there} of {pieces} strips or tiles")
-    plain = page.compression == 1 and page.photometric != 6 and page.dtype is not None
-    if plain and page.bitspersample % 8 == 0 and all(page.databytecounts):
-        expected = page.imagelength * page.imagewidth * page.samplesperpixel * page.dtype.itemsize
-        if sum(page.databytecounts) < expected:
-            raise ValueError(f"{sum(page.databytecounts):,} of {expected:,} bytes")
-
-
-def _upright(samples: NDArray[Any], orientation: int) -> NDArray[Any]:
+def upright(samples: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Turn `(H, W, samples)` as the EXIF orientation 1 … 8 says (Exif 2.3, 4.6.4 A)."""
     if orientation in (5, 6, 7, 8):
         samples = samples.transpose(1, 0, 2)

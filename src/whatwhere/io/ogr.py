@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import glob
 import re
 import struct
 import warnings
@@ -18,9 +19,11 @@ import shapely
 from numpy.typing import NDArray
 
 from whatwhere.errors import DataError, UsageError
+from whatwhere.io import geojson, geopackage
 from whatwhere.io.crs import (
     LONGITUDE_LATITUDE,
     Shapes,
+    check_alone,
     crs_name,
     is_on_ground,
     parse_crs,
@@ -38,6 +41,7 @@ _BEGINNINGS = (
 )
 _TRUST = "If you know what it opens, say --trust (in Python trust=True)."
 AGAIN = "Copy it again, or export it again."
+_MOST_WKT = 1 << 20  # of a .prj file [bytes]
 # What is said of a file that nobody needs to hear: shapes have numbers of their own, and rings that
 # are not closed are counted.
 _HARMLESS = re.compile("Several features with id|Non closed ring")
@@ -50,11 +54,18 @@ class Source(NamedTuple):
         path: What the user calls it.
         name: What GDAL is told.
         driver: What GDAL must read it with; None where the user trusts the name.
+        trust: Whether the user trusts what it leads to.
     """
 
     path: Path
     name: str
     driver: str | None
+    trust: bool
+
+    @property
+    def options(self) -> dict[str, str]:
+        """How GDAL is to open it."""
+        return {} if self.trust or self.driver != "GPKG" else dict(geopackage.OPEN)
 
 
 @contextlib.contextmanager
@@ -94,7 +105,7 @@ def find_source(path: Path, trust: bool) -> Source:
     remote = re.match(r"([a-z0-9+]{2,}):/+", text, re.IGNORECASE)
     if trust and (remote or text.startswith("/vsi")):
         name = f"{remote[1]}://{text[remote.end() :]}" if remote else text
-        return Source(path, name, None)
+        return Source(path, name, None, trust)
     if remote or text.startswith("/vsi"):
         raise fault(path, "this is on a network, or inside another file.", _TRUST)
     head = read_head(path, 256)
@@ -104,7 +115,7 @@ def find_source(path: Path, trust: bool) -> Source:
         driver = "GeoJSON"
     if driver is None:
         if trust:
-            return Source(path, plain_name(path), None)
+            return Source(path, plain_name(path), None, trust)
         if plain.startswith(b"<"):
             raise fault(path, "this is XML (VRT, GML, KML or the like).", _TRUST)
         raise fault(
@@ -117,7 +128,30 @@ def find_source(path: Path, trust: bool) -> Source:
         raise fault(path, f"this is a {driver}, whose name must end in {ending}.", "Rename it.")
     if driver == _SHAPEFILE:
         _check_shapefile(path)
-    return Source(path, plain_name(path, _PREFIXES.get(driver, "{}")), driver)
+    if not trust:
+        _check_system(path, driver, head)
+    return Source(path, plain_name(path, _PREFIXES.get(driver, "{}")), driver, trust)
+
+
+def _check_system(path: Path, driver: str, head: bytes) -> None:
+    """Refuse what GDAL would take for something else, or whose system it would fetch.
+
+    It does so as soon as it opens a file.
+    """
+    if driver == "GeoJSON":
+        geojson.check_system(path, _TRUST)
+    elif driver == "FlatGeobuf":
+        # Of the four bytes that say how long the head is, the last one is 0, or it has 16 MB: text
+        # in their place would make another format of the file.
+        if len(head) < 12 or head[11]:
+            raise fault(path, "the file is damaged: its head is too long.", AGAIN)
+        (length,) = struct.unpack("<I", head[8:12])
+        check_alone(path, read_head(path, 12 + length).decode("latin-1"))
+    elif driver == _SHAPEFILE:
+        for beside in path.parent.glob(f"{glob.escape(path.stem)}.[pP][rR][jJ]"):
+            if beside.is_file() and beside.stat().st_size > _MOST_WKT:
+                raise fault(path, f"{beside.name} beside it is larger than 1 MB.", AGAIN)
+            check_alone(path, beside.read_bytes().decode("latin-1") if beside.is_file() else "")
 
 
 def plain_name(path: Path, form: str = "{}") -> str:
@@ -166,26 +200,37 @@ def _check_shapefile(path: Path) -> None:
 
 def open_layer(source: Source, layer: str | None) -> dict[str, Any]:
     """Choose the layer and return what pyogrio knows of it."""
-    layers = {str(name): kind for name, kind in pyogrio.list_layers(source.name)}
-    layers.pop("layer_styles", None)
-    spatial = [name for name, kind in layers.items() if kind is not None]
+    layers = _layers(source)
+    spatial = [name for name, has_shapes in layers.items() if has_shapes]
     if layer is not None and layer not in layers:
         told = f"it has no layer {layer!r}; it has {_listed(layers)}.{_nearest(layer, layers)}"
         raise fault(source.path, told, "Name one of them by --layer.")
     if not layers:
         raise fault(source.path, "it has no layer.", "Give a file with shapes.")
-    if not spatial or (layer is not None and layers[layer] is None):
+    if not spatial or (layer is not None and not layers[layer]):
         raise fault(source.path, "it has a table without shapes.", "Give a layer with shapes.")
     if layer is None and len(spatial) > 1:
         told = f"it has {len(spatial)} layers: {_listed(spatial)}."
         raise fault(
             source.path, told, "Name one of them by --layer, or save it as a file of its own."
         )
-    info: dict[str, Any] = pyogrio.read_info(source.name, layer=layer or spatial[0])
+    info: dict[str, Any] = pyogrio.read_info(
+        source.name, layer=layer or spatial[0], **source.options
+    )
     if source.driver not in (None, info["driver"]):
         told = f"it looks like {source.driver}, but would be read as {info['driver']}."
         raise fault(source.path, told, "Give it the ending of what it is.")
     return info
+
+
+def _layers(source: Source) -> dict[str, bool]:
+    """Return the layers of a file, and whether each has shapes."""
+    if source.driver == "GPKG" and not source.trust:
+        found = geopackage.layers_of(source.path, _TRUST)
+    else:
+        found = {str(name): kind is not None for name, kind in pyogrio.list_layers(source.name)}
+    found.pop("layer_styles", None)
+    return found
 
 
 def read_system(source: Source, info: Mapping[str, Any]) -> str:
@@ -212,6 +257,8 @@ def read_system(source: Source, info: Mapping[str, Any]) -> str:
             f"its coordinate system, {crs_name(found)}, has no place on the ground.",
             "Give it one, for instance with ogr2ogr -a_srs.",
         )
+    if not source.trust:
+        check_alone(source.path, found)
     return found
 
 

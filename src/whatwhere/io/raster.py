@@ -27,8 +27,9 @@ from rasterio.windows import Window as _Window
 
 from whatwhere.errors import DataError, Problem
 from whatwhere.grid import Grid
-from whatwhere.io.crs import to_wkt
-from whatwhere.io.image import fault, read_head
+from whatwhere.io.crs import check_alone, to_wkt
+from whatwhere.io.image import State, fault, read_head, state_of
+from whatwhere.io.imagine import keeps_elsewhere
 from whatwhere.tiling import reflect
 from whatwhere.types import Valid, Window
 
@@ -79,7 +80,8 @@ class Raster:
         notes: What is worth knowing before it is read.
         described: Whether the names are the file's own descriptions.
         state: What changes when the file is written.
-        files: All files that it is read from, as far as GDAL tells.
+        files: All files that it is read from, as far as GDAL tells; of a file that is not trusted
+            itself alone, for GDAL would look into others to tell.
     """
 
     path: Path
@@ -94,7 +96,7 @@ class Raster:
     trust: bool
     notes: tuple[Problem, ...]
     described: bool = False
-    state: tuple[int, int, int] | None = None
+    state: State | None = None
     files: tuple[Path, ...] = ()
 
     @property
@@ -207,6 +209,8 @@ class Raster:
         valid = np.ones((place.height, place.width), dtype=np.bool_)
         if self.alpha is not None and self.alpha not in wanted:
             valid &= file.read(self.alpha, window=place) > 0
+        if self.driver == "HFA" and not self.trust:
+            return valid  # it has no mask but one beside it, which GDAL looks for all the same
         for number in wanted:
             flags = file.mask_flag_enums[number - 1]
             if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
@@ -278,9 +282,10 @@ def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
     transform = file.transform
     if transform.is_degenerate:
         raise fault(path, "its pixels have no area on the ground.", "Correct its transform.")
-    if file.gcps[0] and transform == rasterio.Affine.identity():
-        cause = "it is placed by ground control points, which are not read."
-        notes.append(Problem("warning", str(path), cause, "Warp it to a grid first."))
+    points = "ground control points" if file.gcps[0] else "rational polynomials"
+    if (file.gcps[0] or file.rpcs) and transform == rasterio.Affine.identity():
+        cause = f"it is placed by {points}, which are not read."
+        notes.append(Problem("warning", str(path), cause, "Warp it to a grid first: gdalwarp."))
     height, width = map(int, file.block_shapes[0])
     if height * width > 2**24 or (width >= file.width > 4096 and height < 64):
         cause = f"it is stored in pieces of {height}×{width} px: every window reads whole ones."
@@ -293,9 +298,12 @@ def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
             cause = f"{nodata:g} cannot stand for no data: its numbers are {kind}."
             raise fault(path, cause, f"Say --nodata from {ends.min} to {ends.max}.")
     names, described = _names(file, numbers)
+    system = to_wkt(file.crs)
+    if not trust:
+        check_alone(path, system)
     return Raster(
         path=path,
-        grid=Grid(to_wkt(file.crs), transform, file.height, file.width),
+        grid=Grid(system, transform, file.height, file.width),
         names=names,
         numbers=numbers,
         dtype=str(kind),
@@ -309,8 +317,8 @@ def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
         trust=trust,
         notes=tuple(notes),
         described=described,
-        state=_state(path),
-        files=tuple(Path(one) for one in file.files),
+        state=state_of(path),
+        files=tuple(Path(one) for one in file.files) if trust else (path,),
     )
 
 
@@ -352,6 +360,8 @@ def _driver(path: Path) -> str:
     head = read_head(path, 64)
     for beginnings, driver in _DRIVERS:
         if head.startswith(beginnings):
+            if driver == "HFA" and keeps_elsewhere(path):
+                raise fault(path, "it keeps its pixels in another file (.ige).", _TRUST)
             return driver
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise fault(path, "this is made of other files (VRT, MRF or the like).", _TRUST)
@@ -384,7 +394,7 @@ def _handle(raster: Raster) -> Any:
     Raises:
         DataError: The file is not the one that was looked at.
     """
-    if _state(raster.path) != raster.state:
+    if state_of(raster.path) != raster.state:
         raise fault(raster.path, "the file has changed since work on it began.", "Begin anew.")
     if getattr(_handles, "process", None) != os.getpid():
         _handles.process, _handles.open = os.getpid(), {}
@@ -404,17 +414,11 @@ def close_handles() -> None:
             _handles.open.popitem()[1].close()
 
 
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file is written; None for what is no file."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def _open(path: Path, driver: str | None) -> Any:
-    place = re.sub(r"^((?:/vsi\w+/)?(?:https?|ftp|s3|gs|az|oss)):/+", r"\1://", str(path))
+    """Open a file; with a driver it is nothing but the file of this name."""
+    place: Path | str = path.absolute()  # a path is not looked through for an address
+    if driver is None:
+        place = re.sub(r"^((?:/vsi\w+/)?(?:https?|ftp|s3|gs|az|oss)):/+", r"\1://", str(path))
     with unplaced():
         return rasterio.open(place, driver=driver, sharing=False)
 
@@ -427,7 +431,7 @@ class _Shared:
 
     def begin(self) -> None:
         """Begin anew: a forked process must not wait for threads it does not have."""
-        self.lock = threading.Lock()
+        self.lock, self.apart = threading.Lock(), threading.Lock()
         self.readers, self.before = 0, 0
 
     @contextlib.contextmanager
@@ -466,8 +470,15 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def _settings(trust: bool) -> Iterator[None]:
-    """GDAL's settings while one of our files is read; a host program's come back afterwards."""
-    with rasterio.env.Env(**({} if trust else _ALONE)), _shared.limited():
+    """GDAL's settings while one of our files is read; a host program's come back afterwards.
+
+    What the main thread sets holds for all threads that set nothing: so files that are trusted are
+    read in no other thread while it reads one that is not.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    meets = main != trust
+    alone = _shared.apart if meets else contextlib.nullcontext()
+    with alone, rasterio.env.Env(**({} if trust else _ALONE)), _shared.limited():
         yield
 
 

@@ -116,6 +116,7 @@ def read_features(
             layer=info["layer_name"],
             columns=[] if field is None else [field],
             datetime_as_string=True,
+            **source.options,
         )
         if info["driver"] == "FlatGeobuf" and info["features"] not in (-1, len(wkb)):
             found = f"{len(wkb):,} of {info['features']:,} features"
@@ -147,7 +148,11 @@ def field_names(path: Path, *, layer: str | None = None, trust: bool = False) ->
         source = find_source(path, trust)
         info = open_layer(source, layer)
         _, _, _, columns = pyogrio.raw.read(
-            source.name, layer=info["layer_name"], read_geometry=False, datetime_as_string=True
+            source.name,
+            layer=info["layer_name"],
+            read_geometry=False,
+            datetime_as_string=True,
+            **source.options,
         )
     found = {}
     for name, dtype, column in zip(info["fields"], info["dtypes"], columns, strict=True):

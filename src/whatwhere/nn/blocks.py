@@ -150,6 +150,7 @@ def mirror_up(x: Tensor, height: int, width: int) -> Tensor:
             continue
         index = torch.arange(size, device=x.device)
         period: Any = torch.sym_max(2 * (old - 1), 1) if exporting else max(2 * (old - 1), 1)
+        period = torch.full_like(index, period)  # ONNX has no remainder by a free number
         index = torch.remainder(index, period)
         x = x.index_select(dim, torch.where(index < old, index, period - index))
     return x

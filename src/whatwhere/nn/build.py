@@ -190,13 +190,18 @@ def _spread(model: DynamicUNet, stride: int, count: int, across: bool) -> int | 
     return max(first - int(places[0]), int(places[-1]) - (first + stride - 1))
 
 
-def freeze(model: nn.Module) -> None:
+def freeze(model: nn.Module, *, but_first: bool = False) -> None:
     """Let the backbone rest: its weights and its norms' statistics stand still.
+
+    Args:
+        model: The net.
+        but_first: Its first filters learn all the same, as is good for bands that they have never
+            seen.
 
     Raises:
         UsageError: The net has no backbone.
     """
-    _encoder(model).freeze(True)
+    _encoder(model).freeze(True, but_first)
 
 
 def unfreeze(model: nn.Module) -> None:

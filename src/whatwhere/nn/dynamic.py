@@ -193,7 +193,9 @@ class DynamicUNet(nn.Module):
             )
         height, width = image.shape[-2:]
         x = mirror_up(image, *self._padded(image))
-        levels = self.encoder(x.contiguous(memory_format=torch.channels_last))
+        if not torch.compiler.is_exporting():  # a graph has no layout, and asks too much for one
+            x = x.contiguous(memory_format=torch.channels_last)
+        levels = self.encoder(x)
         x = levels[-1]
         presence = self.presence(x.mean(dim=(2, 3))) if self.presence is not None else None
         for step, at in zip(self.decoder, self._skips, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,14 +111,36 @@ class Encoder(nn.Module):
             self.body.eval()
         return self
 
-    def freeze(self, frozen: bool) -> None:
-        """Let the backbone rest, or learn again: its weights and its norms' statistics."""
+    def freeze(self, frozen: bool, but_first: bool = False) -> None:
+        """Let the backbone rest, or learn again: its weights and its norms' statistics.
+
+        Args:
+            frozen: Whether it rests.
+            but_first: Its first filters learn all the same.
+        """
         if frozen and not self.frozen:
             self._rested = {n for n, p in self.body.named_parameters() if not p.requires_grad}
         self.frozen = frozen
+        free = {id(parameter) for parameter in self.first_filters()} if but_first else set()
         for name, parameter in self.body.named_parameters():
-            parameter.requires_grad_(not frozen and name not in self._rested)
+            learns = not frozen or id(parameter) in free
+            parameter.requires_grad_(learns and name not in self._rested)
         self.body.train(self.training and not frozen)
+
+    def first_filters(self) -> list[nn.Parameter]:
+        """Return the weights that see the image itself: those of the first layer that has some."""
+        found: list[nn.Module] = []
+
+        def note(layer: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
+            found.append(layer)
+
+        layers = [
+            layer
+            for layer in self.body.modules()
+            if not any(True for _ in layer.children()) and any(True for _ in layer.parameters())
+        ]
+        self._pass_blank(layers, note)
+        return [*found[0].parameters()] if found else []
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters that each level needs beyond the finer ones, the finest first."""
@@ -178,11 +200,21 @@ class Encoder(nn.Module):
         def note(_norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             single.append(inputs[0].shape[2:].numel() == 1)
 
-        hooks = [
-            module.register_forward_pre_hook(note)
+        norms = [
+            module
             for module in self.body.modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
         ]
+        self._pass_blank(norms, note)
+        return any(single)
+
+    def _pass_blank(
+        self,
+        layers: Sequence[nn.Module],
+        note: Callable[[nn.Module, tuple[Tensor, ...]], None],
+    ) -> None:
+        """Show the body the least image there is, and note which layers are called, in order."""
+        hooks = [layer.register_forward_pre_hook(note) for layer in layers]
         mode = self.body.training
         self.body.eval()
         try:
@@ -192,7 +224,6 @@ class Encoder(nn.Module):
             self.body.train(mode)
             for hook in hooks:
                 hook.remove()
-        return any(single)
 
     def _blank(self, height: int, width: int) -> Tensor:
         """An image of zeros, where the module's weights are."""

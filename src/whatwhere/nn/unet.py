@@ -12,6 +12,7 @@ from whatwhere.nn.blocks import (
     UPSAMPLE_MODES,
     ConvBlock,
     UpsampleMode,
+    cut_back,
     make_upsample,
     mirror_up,
 )
@@ -120,7 +121,7 @@ class TutorialUNet(nn.Module):
             x = self.drop(torch.cat([x, skips.pop()], dim=1))
             x = self.get_submodule(f"c{step}")(x)
         logits: Tensor = self.head(x)
-        return logits[..., :height, :width]
+        return cut_back(logits, height, width)
 
     def _padded(self, image: Tensor) -> tuple[int, int]:
         """The size the blocks work at: multiples of 16.
@@ -128,7 +129,7 @@ class TutorialUNet(nn.Module):
         Batch norm cannot learn from one value: in training a single image that would be 1×1 at the
         bottom is mirrored up to 2×2 there.
         """
-        height, width = (-(-side // STRIDE) * STRIDE for side in image.shape[-2:])
+        height, width = ((side + STRIDE - 1) // STRIDE * STRIDE for side in image.shape[-2:])
         if self.training and image.shape[0] * height * width == STRIDE**2:
             return 2 * STRIDE, 2 * STRIDE
         return height, width

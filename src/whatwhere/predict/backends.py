@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,15 +19,29 @@ from whatwhere.types import Task
 
 
 class Backend(Protocol):
-    """Runs a net."""
+    """Runs a net.
+
+    Attributes:
+        normalizes: Whether it is given the numbers of files, and normalises them by itself.
+        device: What it runs on.
+    """
+
+    normalizes: bool
+    device: str
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turn `(N, C, H, W)`, normalised, into probabilities `(N, K, H, W)` in [0, 1]."""
+        """Turn `(N, C, H, W)` into probabilities `(N, K, H, W)` in [0, 1]."""
+        ...
+
+    def computing(self, threads: int) -> AbstractContextManager[None]:
+        """Compute with so many threads while the block runs."""
         ...
 
 
 class TorchBackend:
     """Runs a net with PyTorch."""
+
+    normalizes = False
 
     def __init__(self, net: Any, task: Task, device: str = "cpu") -> None:
         """Take a module that gives logits; it is put on the device and into evaluation mode."""
@@ -38,6 +55,18 @@ class TorchBackend:
     def to(self, device: str) -> None:
         """Move the net to `cpu`, `cuda` or `mps`."""
         self.net, self.device = self.net.to(device), device
+
+    @contextlib.contextmanager
+    def computing(self, threads: int) -> Iterator[None]:
+        """Compute with so many threads while the block runs."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def memory_mb(self, bands: int, side: int) -> int:
         """Return what one image `(bands, side, side)` takes on its way through the net [MB]."""
@@ -93,7 +122,8 @@ def open_backend(bundle: Bundle, device: str = "auto", encoder: Any = None) -> T
         raise UsageError(f"the bundle's net is on {card.model}, and takes no encoder=.")
     foreign = sorted(set(card.arguments) - {*settings_of(card.model)})
     if foreign:
-        raise BundleError(f"the card gives {card.model} the arguments {', '.join(foreign)}.")
+        told = f"the card gives {card.model} the arguments {', '.join(foreign)}."
+        raise BundleError(f"{told} Take the version of whatwhere that wrote it.")
     sizes = (len(card.bands), card.classes.n_outputs)
     try:
         if encoder is None:
@@ -103,7 +133,8 @@ def open_backend(bundle: Bundle, device: str = "auto", encoder: Any = None) -> T
         else:
             net = build_model(copy.deepcopy(encoder), *sizes, **card.arguments)
     except (WhatwhereError, TypeError) as error:
-        raise BundleError(f"the bundle's net cannot be built: {error}") from error
+        told = f"the bundle's net cannot be built: {error}"
+        raise BundleError(f"{told} Copy the bundle again.") from error
     load_weights(net, bundle.weights)
     backend = TorchBackend(net, card.classes.task)
     if card.self_test:
@@ -128,6 +159,8 @@ def note_answers(backend: Backend, card: Card) -> dict[str, Any]:
     side = card.geometry.window(32)
     noise = np.random.Generator(np.random.Philox(key=[0, 5]))
     image = noise.standard_normal((1, len(card.bands), side, side)).astype(np.float32)
+    if backend.normalizes:
+        image = card.normalization.undo(image)
     answer = backend.run(image).astype(np.float64).ravel()
     places = np.linspace(0, len(answer) - 1, 16).round().astype(int)
     return {
@@ -160,8 +193,9 @@ def check_answers(backend: Backend, card: Card) -> None:
 
 
 def check_shapes(net: Any, weights: Tensors) -> None:
-    """Raise `BundleError` if a tensor is missing, left over, or of another shape."""
-    own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    """Raise `BundleError` if a tensor is missing, left over, of another shape or kind of number."""
+    state = net.state_dict()
+    own = {name: tuple(tensor.shape) for name, tensor in state.items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if own != given:
         wrong = sorted(set(own.items()) ^ set(given.items()))[:4]
@@ -169,6 +203,12 @@ def check_shapes(net: Any, weights: Tensors) -> None:
             f"the weights do not fit the net: {', '.join(f'{n} {s}' for n, s in wrong)} "
             "stand on one side only."
         )
+    for name, tensor in state.items():
+        if tensor.is_floating_point() != (weights[name].dtype.kind == "f"):
+            raise BundleError(
+                f"the weights {name} are of the type {weights[name].dtype}, and the net's are "
+                f"{str(tensor.dtype).removeprefix('torch.')}."
+            )
 
 
 def load_weights(net: Any, weights: Tensors) -> None:

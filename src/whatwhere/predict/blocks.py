@@ -255,9 +255,7 @@ class Segmenter:
         for member in self.members:
             images = []
             for cut in cuts:
-                image = member.card.normalization.apply(pixels[:, *cut])
-                image[:, ~seen.there[cut]] = 0
-                images.append(image)
+                images.append(member.prepare(pixels[:, *cut], seen.there[cut]))
             stack = np.stack(images)
             for symmetry in self.symmetries:
                 found = _undo(member.backend.run(_turn(stack, symmetry)), symmetry)

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from whatwhere import bundle
 from whatwhere.bundle import Card
-from whatwhere.errors import DataError, NumericsError, ShapeError
+from whatwhere.errors import BundleError, DataError, NumericsError, ShapeError, UsageError
 from whatwhere.io.image import read_image, resize_image
 from whatwhere.predict.backends import Backend, open_backend
 from whatwhere.predict.decide import decide
+from whatwhere.predict.onnx import SUFFIX, open_exported
 from whatwhere.tiling import BLIND_MARGIN, frames, mirror, tiles
 from whatwhere.types import Geometry, Image, Labels, Valid
 
@@ -66,9 +67,7 @@ class Predictor:
         Raises:
             ShapeError: The image does not have the bands the net was trained on.
         """
-        image = self.card.normalization.apply(self.card.bands.select(pixels, valid))
-        if valid is not None:
-            image[:, ~valid] = 0
+        image = self.prepare(self.card.bands.select(pixels, valid), valid)
         height, width = image.shape[1:]
         if self.card.resize:
             image = resize_image(image, *self.card.resize)
@@ -77,17 +76,49 @@ class Predictor:
             result = np.clip(resize_image(result, height, width), 0, 1)
         return result
 
+    def prepare(self, bands: NDArray[Any], valid: Valid | None = None) -> Image:
+        """Return what the engine is given for an image.
+
+        Args:
+            bands: `(C, H, W)` as stored in files: those that the net sees.
+            valid: `(H, W)`: where they have data; elsewhere the mean stands for them.
+
+        Returns:
+            `(C, H, W)` float32, normalised; or as it is, for an engine that normalises by itself.
+
+        Raises:
+            ShapeError: There are more or fewer bands.
+        """
+        normalization = self.card.normalization
+        empty = ~valid if valid is not None else None
+        if not self.backend.normalizes:
+            image = normalization.apply(bands)
+            if empty is not None:
+                image[:, empty] = 0
+            return image
+        normalization.check(bands)
+        with np.errstate(over="ignore"):  # pixels without data may hold anything
+            image = bands.astype(np.float32)
+        if empty is not None:
+            for band, mean in zip(image, normalization.mean, strict=True):
+                band[empty] = mean
+        return image
+
     def predict(self, pixels: NDArray[Any], valid: Valid | None = None) -> Labels:
         """Return class indexes `(H, W)`, or zeros and ones `(K, H, W)` for a multi-label net."""
         return decide(self.probabilities(pixels, valid), self.card.classes, self.card.thresholds)
 
-    def read(self, path: Path) -> tuple[Image, Valid]:
+    def read(self, path: Path, *, trust: bool = False) -> tuple[Image, Valid]:
         """Read an image file and return its probabilities and valid pixels.
+
+        Args:
+            path: The file.
+            trust: Read an MRF too, which is made of other files.
 
         Raises:
             DataError: The file cannot be read, or has other bands; the message names it.
         """
-        pixels, valid = read_image(path)
+        pixels, valid = read_image(path, trust=trust)
         try:
             return self.probabilities(pixels, valid), valid
         except ShapeError as error:
@@ -142,25 +173,51 @@ class Predictor:
 def load(
     path: str | Path, *, device: str = "auto", tile: int = 0, encoder: Any = None
 ) -> Predictor:
-    """Load a trained net: a run folder, its bundle, or the bundle's card.
+    """Load a trained net: a run folder, its bundle, or the bundle's card; or an ONNX file of it.
 
     Nothing is fetched and no code of the file is run.
 
     Args:
-        path: What `whatwhere train` made.
-        device: `auto`, `cpu`, `cuda` or `mps`.
+        path: What `whatwhere train` made, or `whatwhere export` (`.onnx`), for which PyTorch is not
+            loaded.
+        device: `auto`, `cpu`, `cuda` or `mps`; an ONNX file runs on the processor.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
 
     Returns:
-        A predictor: `predict(pixels)`, `probabilities(pixels)`, `net` (the torch module), `card`.
+        A predictor: `predict(pixels)`, `probabilities(pixels)`, `net` (the torch module; None of
+        an ONNX file), `card`.
 
     Raises:
         BundleError: It is missing, damaged, of a newer version, or answers otherwise than it did.
         UsageError: There is no such device.
     """
+    if Path(path).suffix.lower() == SUFFIX:
+        return _exported(Path(path), device, tile, encoder)
+    if Path(path).suffix.lower() == ".pt2":
+        raise BundleError(
+            f"{path}: this is for PyTorch alone (torch.export.load). Give the run, or export it as "
+            ".onnx."
+        )
     found = bundle.load(Path(path))
-    return Predictor(found.card, open_backend(found, device, encoder), tile, found.digest)
+    try:
+        backend = open_backend(found, device, encoder)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+    return Predictor(found.card, backend, tile, found.digest)
+
+
+def _exported(path: Path, device: str, tile: int, encoder: Any) -> Predictor:
+    if encoder is not None:
+        raise UsageError(f"{path}: the whole net is in this file, and takes no encoder=.")
+    backend = open_exported(path, device)
+    found = backend.exported
+    if found.tile and tile not in (0, found.tile):
+        raise UsageError(
+            f"--tile {tile}: {path} was exported for tiles of {found.tile} px. Export it without "
+            "--tile for any."
+        )
+    return Predictor(found.usable, backend, found.tile or tile, found.digest)
 
 
 def usual_tile(geometry: Geometry) -> int:

@@ -382,7 +382,7 @@ def _make(
         todo = sorted(todo, key=lambda n: (n % plan.columns // _PANEL, n))
     windows = [plan.window(number) for number in todo]
     with (
-        _threads(plan.threads),
+        _engines(segmenter.members, plan.threads),
         _pool("write") as pool,
         _pool("read") as reader,
         talk.bar("segmenting", len(todo)) as step,
@@ -414,13 +414,9 @@ def _pool(name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _engines(members: Sequence[Predictor], count: int) -> Iterator[None]:
     """Compute with so many threads as the plan says."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
+    with contextlib.ExitStack() as stack:
+        for member in members:
+            stack.enter_context(member.backend.computing(count))
         yield
-    finally:
-        torch.set_num_threads(before)

@@ -38,7 +38,7 @@ def seam_error(
         In [0, 1]; None where halos are discarded, so that there is no seam, or where the scene is
         no larger than a tile.
     """
-    card, geometry = predictor.card, predictor.card.geometry
+    geometry = predictor.card.geometry
     lattice = make_lattice(geometry, tile or usual_tile(geometry))
     height, width = (min(MOST, side) for side in source.size)
     if not lattice.blend or max(height, width) <= lattice.core:
@@ -54,8 +54,7 @@ def seam_error(
         -(-side // geometry.stride) * geometry.stride + 2 * halo for side in (height, width)
     )
     pixels, there = source.read_around(Window(row - halo, column - halo, rows, columns), numbers)
-    image = card.normalization.apply(pixels)
-    image[:, ~there] = 0
+    image = predictor.prepare(pixels, there)
     whole = predictor.backend.run(image[None])[0]
     apart = np.abs(tiled.probabilities - whole[:, halo : halo + height, halo : halo + width])
     edge = min(halo, height // 4, width // 4)

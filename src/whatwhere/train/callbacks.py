@@ -8,11 +8,14 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from whatwhere.config import Recipe
+from whatwhere.errors import NumericsError
 from whatwhere.nn.build import freeze, unfreeze
 from whatwhere.talk import Talk
 from whatwhere.train.average import Average
 from whatwhere.train.optim import set_rate
 from whatwhere.train.schedule import rate_at
+
+_MOST_LOST = 24  # steps: 2**16, the scale at the start, is halved to less than 1 before
 
 
 class Rates(pl.Callback):
@@ -26,6 +29,27 @@ class Rates(pl.Callback):
         if self.recipe.schedule != "plateau":
             rate = rate_at(trainer.global_step, self.steps, self.recipe)
             set_rate(trainer.optimizers[0], rate)
+
+
+class Overflows(pl.Callback):
+    """Ends a training in 16 bits whose steps are all left out because their gradients overflow.
+
+    A few are: so the scale that keeps gradients within 16 bits is found.
+    """
+
+    def __init__(self) -> None:
+        self._scale, self._lost = 0.0, 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_args: Any, **_named: Any) -> None:
+        scale = float(getattr(trainer.precision_plugin, "scaler").get_scale())  # noqa: B009
+        self._lost = self._lost + 1 if scale < self._scale else 0
+        self._scale = scale
+        if self._lost > _MOST_LOST:
+            raise NumericsError(
+                f"{self._lost} steps in a row were left out, because their gradients are too large "
+                "for 16 bits. The last good weights are kept; take --precision bf16 or 32, or a "
+                "smaller --lr."
+            )
 
 
 class Averaging(pl.Callback):
@@ -78,9 +102,12 @@ class Averaging(pl.Callback):
 class Resting(pl.Callback):
     """Lets the backbone rest in the first epochs."""
 
-    def __init__(self, net: nn.Module, epochs: int, talk: Talk) -> None:
-        """Take the net, for how many epochs its backbone rests, and where that is told."""
-        self.net, self.epochs, self.talk = net, epochs, talk
+    def __init__(self, net: nn.Module, epochs: int, talk: Talk, but_first: bool = False) -> None:
+        """Take the net, for how many epochs its backbone rests, and where that is told.
+
+        With `but_first` its first filters learn all the same.
+        """
+        self.net, self.epochs, self.talk, self.but_first = net, epochs, talk, but_first
         self._rests = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -88,7 +115,8 @@ class Resting(pl.Callback):
         if trainer.current_epoch == 0 and self.epochs:
             self._rest()
             some = "the first epoch" if self.epochs == 1 else f"the first {self.epochs} epochs"
-            self.talk.say(f"training the backbone rests for {some}")
+            but = ", but for its first filters" if self.but_first else ""
+            self.talk.say(f"training the backbone rests for {some}{but}")
         elif trainer.current_epoch == self.epochs and self._rests:
             self.end()
             self.talk.say("  the backbone learns from here on")
@@ -99,7 +127,7 @@ class Resting(pl.Callback):
             self._rest()
 
     def _rest(self) -> None:
-        freeze(self.net)
+        freeze(self.net, but_first=self.but_first)
         self._rests = True
 
     def end(self) -> None:

@@ -22,15 +22,16 @@ from torch.utils.data import DataLoader
 
 from whatwhere import files
 from whatwhere.config import Recipe
-from whatwhere.errors import Interrupted, NumericsError, UsageError
+from whatwhere.errors import Interrupted, NumericsError, UsageError, WhatwhereError
 from whatwhere.machine import keep_pages, threads
 from whatwhere.metrics import scores
 from whatwhere.talk import Talk
-from whatwhere.train.callbacks import Averaging, Rates, Resting
+from whatwhere.train.callbacks import Averaging, Overflows, Rates, Resting
 from whatwhere.train.keeper import Keeper, StateIO
 from whatwhere.train.module import Segmentation
 from whatwhere.train.optim import set_rate
-from whatwhere.train.schedule import Plateau, Stopper, steps_of
+from whatwhere.train.readers import told_here
+from whatwhere.train.schedule import Plateau, Stopper, standing, steps_of
 from whatwhere.train.state import States
 from whatwhere.train.stop import Halt, Stop
 from whatwhere.train.warnings import Advice, Signs
@@ -56,6 +57,7 @@ class Epoch:
     train_loss: float
     val_loss: float
     val_mean_iou: float | None
+    val_mean_dice: float | None
     val_pixel_accuracy: float | None
     best: bool
 
@@ -161,6 +163,7 @@ class _Watch(pl.Callback):
             raise TypeError(f"{type(pl_module).__name__} was not made here.")
         loss, counts = pl_module.validation["loss"], pl_module.validation["counts"]
         found = scores(counts)
+        stands = standing(self.recipe.monitor, loss, found)
         optimizer = trainer.optimizers[0]
         row = Epoch(
             epoch=trainer.current_epoch + 1,
@@ -169,12 +172,13 @@ class _Watch(pl.Callback):
             train_loss=pl_module.train_loss,
             val_loss=loss,
             val_mean_iou=found.mean_iou,
+            val_mean_dice=found.mean_dice,
             val_pixel_accuracy=found.pixel_accuracy,
-            best=loss < self.best,
+            best=stands < self.best,
         )
         self.epochs.append(row)
         if row.best:
-            self.best = loss
+            self.best = stands
             state = self.averaging.state() or pl_module.net.state_dict()
             self.on_best(weights_of(state), row)
         self._tell(row)
@@ -182,13 +186,14 @@ class _Watch(pl.Callback):
         for warning in self.advice.see(signs):
             self.talk.say(f"warning  {warning}")
         if self.recipe.schedule == "plateau":
-            self._lower_rate(optimizer, loss)
-        if self.stopper.should_stop(loss):
-            self.stopped = f"the validation loss was no better for {self.stopper.bad} epochs"
+            self._lower_rate(optimizer, stands)
+        if self.stopper.should_stop(stands):
+            what = self.recipe.monitor.replace("_", " ")
+            self.stopped = f"the validation {what} was no better for {self.stopper.bad} epochs"
             trainer.should_stop = True
 
-    def _lower_rate(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
-        rate = self.plateau.next_lr(loss, self.rate)
+    def _lower_rate(self, optimizer: torch.optim.Optimizer, stands: float) -> None:
+        rate = self.plateau.next_lr(stands, self.rate)
         if rate != self.rate:
             self.talk.say(f"  no better for {self.recipe.lr_patience} epochs: lr {rate:.3g} now")
         self.rate = rate
@@ -244,8 +249,8 @@ def fit(
         recipe: Rates, patience, epochs, seed.
         task: What the logits mean.
         n_classes: Classes of the table, the background included.
-        on_best: Gets a copy of the weights and the epoch each time the validation loss is lower
-            than ever.
+        on_best: Gets a copy of the weights and the epoch each time the validation loss, or what
+            else the recipe monitors, is better than ever.
         talk: Where lines, warnings and bars go.
         log: A CSV file, one line for each epoch; None keeps none.
         device: `cpu`, `cuda` or `mps`.
@@ -274,8 +279,11 @@ def fit(
     steps = steps_of(batches, recipe)
     averaging = Averaging(net, recipe.ema * steps)
     watch = _Watch(recipe, batches, talk, log, on_best, averaging, Advice(task, class_names))
-    resting = Resting(net, 0 if most_batches else recipe.freeze_epochs, talk)
+    rest = 0 if most_batches else recipe.freeze_epochs
+    resting = Resting(net, rest, talk, recipe.train_first)
     callbacks: list[pl.Callback] = [resting, Rates(recipe, steps), averaging, watch]
+    if recipe.precision == "16":
+        callbacks.append(Overflows())
     interrupted, stop, source = False, Stop(), StateIO(state)
     if states is not None:
         callbacks.append(Keeper(states, stop, source, 60 * save_minutes, of or {}))
@@ -288,6 +296,11 @@ def fit(
             trainer.fit(module, train, val, ckpt_path="state" if state is not None else None)
         except (KeyboardInterrupt, SystemExit, Halt):
             interrupted = True  # Lightning turns Ctrl-C into an exit
+        except (WhatwhereError, RuntimeError, ConnectionError, EOFError) as error:
+            told = told_here(error) if train.num_workers or val.num_workers else error
+            if told is error:
+                raise
+            raise told from error
         finally:
             watch.close_bar()
             averaging.leave()
@@ -296,7 +309,8 @@ def fit(
     if not watch.epochs and interrupted:
         raise Interrupted(stop.signal)
     if not any(epoch.best for epoch in watch.epochs):
-        raise NumericsError("no epoch had a finite validation loss. Try a smaller --lr.")
+        what = recipe.monitor.replace("_", " ")
+        raise NumericsError(f"no epoch had a finite validation {what}. Try a smaller --lr.")
     stopped = "it was interrupted" if interrupted else watch.stopped
     # The first one warms up.
     usual = float(np.median(watch.durations[1:] or watch.durations or [0.0]))
@@ -343,7 +357,7 @@ def _trainer(
     return pl.Trainer(
         max_epochs=1 if most_batches else recipe.epochs,
         accelerator="gpu" if device == "cuda" else device,
-        devices=1,
+        devices=[torch.cuda.current_device()] if device == "cuda" else 1,
         precision=_PRECISIONS[recipe.precision],
         accumulate_grad_batches=recipe.accumulate,
         gradient_clip_val=recipe.clip or None,

@@ -1,6 +1,6 @@
 """When the learning rate changes and when training stops.
 
-What follows the validation loss is counted as Keras counts; what follows the steps is set before.
+What follows the validation split is counted as Keras counts; what follows the steps is set before.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from whatwhere.config import Recipe
+from whatwhere.metrics import Scores
 
 _START, _END = 1 / 25, 1e-4  # of one cycle, as shares of the highest rate
 
@@ -19,6 +20,17 @@ def steps_of(batches: int, recipe: Recipe) -> int:
     Each `accumulate` batches make one step; what is left at an epoch's end makes one too.
     """
     return math.ceil(batches / recipe.accumulate) * recipe.epochs
+
+
+def standing(monitor: str, loss: float, found: Scores) -> float:
+    """Return how an epoch stands by what is monitored: lower is better.
+
+    A score that nothing can be said of is as bad as can be.
+    """
+    if monitor == "loss":
+        return loss
+    score: float | None = getattr(found, monitor)
+    return math.inf if score is None else -score
 
 
 def rate_at(step: int, steps: int, recipe: Recipe) -> float:

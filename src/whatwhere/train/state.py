@@ -133,7 +133,8 @@ class States:
         """Return the files of all states, the newest last."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+        there = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(path for path in there if path.is_file())
 
     def write(self, step: int, data: bytes) -> Path:
         """Write an encoded state, and remove all but the newest.
