@@ -361,7 +361,7 @@ def _card(folder: Path, head: Mapping[str, Any], sound: bool) -> Card:
         raise BundleError(f"{folder / CARD}: {error}") from error
     if not sound:
         raise BundleError(
-            f"{folder / CARD}: the card is damaged, or was changed by hand: its hash is not the one "
-            "it should have. Copy the bundle again."
+            f"{folder / CARD}: the card is damaged, or was changed by hand: its hash is not the "
+            "one it should have. Copy the bundle again."
         )
     return card
