@@ -102,6 +102,8 @@ def test_real_tiles_under_a_real_definition_train(
         "map.txt lists 1 chip again; each counts once.",
         "there is no esri_accumulated_stats.json. Nothing of it is needed: all is counted in the "
         "chips.",
+        "this is a JPEG, and 35 more files are not what the ending says. It is read as what it is. "
+        "Rename it, so that others do so too.",
     ]
     share = data.num_pixels_per_class[2] / sum(data.num_pixels_per_class.values())
     assert 0.2 < share < 0.7
