@@ -3,8 +3,9 @@
 Requests come as lines of JSON, answers go back so. `Forks` starts it and talks to it.
 
 A request says `job` (`fit`, `train`), `data`, `run`, `settings`, and how the process dies, if it
-does: `after_s` with `signal`, or at the `number`-th time that it calls `call` (`open`, `write`,
-`fsync`, `replace`, `unlink`), `when` it has done so or before.
+does: `after_s` with `signal`, counted from the start or from when the file `once` is there; or at
+the `number`-th time that it calls `call` (`open`, `write`, `fsync`, `replace`, `unlink`), `when` it
+has done so or before.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def serve() -> None:
             os._exit(work(request))
         sent = None
         if "after_s" in request:
+            if "once" in request:
+                wait(pid, Path(request["once"]))
             sent = send(pid, request["after_s"], request.get("signal", signal.SIGKILL))
         _, status = os.waitpid(pid, 0)
         ended = time.monotonic()
@@ -72,11 +75,22 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
+def wait(pid: int, path: Path) -> None:
+    """Wait until a process has written a file, or has ended."""
+    while not path.exists() and not has_ended(pid):
+        time.sleep(0.002)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is at its end; it can still be waited for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def send(pid: int, after_s: float, number: int) -> float | None:
     """Send a signal to a process after a while, unless it has ended."""
     end = time.monotonic() + after_s
     while time.monotonic() < end:
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+        if has_ended(pid):
             return None
         time.sleep(0.002)
     with contextlib.suppress(ProcessLookupError):

@@ -104,14 +104,14 @@ def test_a_training_may_die_many_times(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("epochs", [3, 40])
+@pytest.mark.parametrize("after_s", [0.0, 0.05])
 def test_a_polite_stop_keeps_the_step_and_has_its_own_code(
-    forks: Forks, data: Path, tmp_path: Path, number: int, epochs: int
+    forks: Forks, data: Path, tmp_path: Path, number: int, after_s: float
 ) -> None:
-    settings = {**SETTINGS, "epochs": epochs * 10, "stop_patience": 0, "save_minutes": 60.0}
+    settings = {**SETTINGS, "epochs": 4000, "stop_patience": 0, "save_minutes": 60.0}
     ended = forks.run(
         job="fit", data=data, run=tmp_path / "run", settings=settings,
-        after_s=1.0, signal=int(number),
+        after_s=after_s, signal=int(number), once=tmp_path / "run" / "best.bin",
     )  # fmt: skip
     assert ended["code"] == 128 + number and ended["since_signal"] < 5
     paths = States(tmp_path / "run" / "checkpoints").paths()
@@ -322,13 +322,13 @@ def test_two_hundred_kills_at_random(data: Path, tmp_path: Path, workers: int, m
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_hundred_polite_stops(forks: Forks, data: Path, tmp_path: Path, number: int) -> None:
     chance = random.Random(int(number))
-    settings = {**SETTINGS, "epochs": 400, "stop_patience": 0, "save_minutes": 60.0}
+    settings = {**SETTINGS, "epochs": 4000, "stop_patience": 0, "save_minutes": 60.0}
     slowest = 0.0
     for _ in range(100):
         run = tmp_path / "run"
         ended = forks.run(
             job="fit", data=data, run=run, settings=settings,
-            after_s=chance.uniform(0.4, 1.5), signal=int(number),
+            after_s=chance.uniform(0.0, 0.5), signal=int(number), once=run / "best.bin",
         )  # fmt: skip
         assert ended["code"] == 128 + number
         slowest = max(slowest, ended["since_signal"])
