@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from click.testing import Result
+from typer.testing import Result
 
 from made import snapshot
 from made_maps import make_predictor, save_bundle

@@ -11,7 +11,7 @@ import os
 import tomllib
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,16 @@ def snapshot(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
 
+def lost(old: Mapping[str, bytes], there: Mapping[str, bytes]) -> set[str]:
+    """Files that are gone, though what they belong to is still the old one."""
+    return {
+        name
+        for name in set(old) - set(there)
+        if "/weights-" not in name  # of an old bundle
+        and not (name.endswith(".tif.aux.xml") and there.get(name[:-8]) != old.get(name[:-8]))
+    }
+
+
 def read_whole(path: Path) -> None:
     """Read a file by what reads it; raises where it is not whole."""
     ending = path.suffix.lower()
@@ -149,7 +159,8 @@ def read_whole(path: Path) -> None:
     elif ending == ".toml":
         tomllib.loads(path.read_text(encoding="utf-8"))
     elif ending == ".csv":
-        assert path.read_text(encoding="utf-8").endswith("\n") and [*csv.reader(path.open())]
+        text = path.read_text(encoding="utf-8")
+        assert text.endswith("\n") and [*csv.reader(text.splitlines())]
     elif ending == ".html":
         assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
     elif ending in (".png", ".jpg"):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import forks
-from faults import Disk, left_over, points, read_whole, snapshot
+from faults import Disk, left_over, lost, points, read_whole, snapshot
 from hostile_rasters import honest
 from made import salt_folder
 from made_maps import make_predictor, save_bundle
@@ -156,8 +156,7 @@ def check_fault(
     for name, data in there.items():
         if data not in (old.get(name), new.get(name)):
             read_whole(out / name)
-    lost = {name for name in set(old) - set(there) if "/weights-" not in name}  # of an old bundle
-    assert not lost, told
+    assert not lost(old, there), told
     if needed:
         act(out)
     assert set(snapshot(out)) == set(new) and not left_over(out), told

@@ -13,7 +13,7 @@ import pytest
 
 import test_faults
 from fault_server import Server, calls_below, spread
-from faults import left_over, read_whole, snapshot
+from faults import left_over, lost, read_whole, snapshot
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +39,7 @@ def check_left(out: Path, old: dict[str, bytes], new: dict[str, bytes]) -> None:
     for name, data in there.items():
         if data not in (old.get(name), new.get(name)):
             read_whole(out / name)
-    assert not {name for name in set(old) - set(there) if "/weights-" not in name}
+    assert not lost(old, there)
 
 
 def again(server: Server, verb: str, out: Path, new: dict[str, bytes], message: Path) -> None:
@@ -75,14 +75,16 @@ def test_every_call_that_fails(server: Server, shelf: Path, tmp_path: Path, verb
             verb=verb, out=out, message=message, trace=trace,
             call=call.name, number=call.number, code=("ENOSPC", "EIO")[i % 2],
         )  # fmt: skip
-        hit = "(INJECTED)" in trace.read_text(errors="replace")
+        lines = trace.read_text(errors="replace").splitlines()
+        hits = [line for line in lines if "(INJECTED)" in line]
+        elsewhere = not all(str(out) in line for line in hits)  # another thread's: it reads
         told = message.read_text() if ended else ""
-        assert ended in (0, 5), f"{call}: {ended}, {told}"
-        assert ended == 0 or str(out) in told, told
-        ends[f"{'hit' if hit else 'missed'}, {ended}"] += 1
+        assert ended in ((0, 3, 5) if elsewhere else (0, 5)), f"{call}: {ended}, {told}"
+        assert ended == 0 or str(shelf if ended == 3 else out) in told, told
+        ends[f"{'elsewhere' if elsewhere else 'hit' if hits else 'missed'}, {ended}"] += 1
         assert not left_over(out), f"{call}: {told}"
         check_left(out, old, new)
-        if ended or verb != "chip":
+        if ended or verb not in ("chip", "train"):
             again(server, verb, out, new, message)
     print(f"{verb}: {len(chosen)} of {len(calls)} calls failed once: {dict(ends)}")
 
@@ -115,11 +117,11 @@ def test_disks_that_are_too_small(
     old, full = snapshot(out), shutil.disk_usage(small).used
     assert server.run(verb=verb, out=out, message=message) == 0, message.read_text()
     new = snapshot(out)
-    most = sum(-(-len(data) // 4096) * 4096 for data in new.values()) + 2**18
+    most = 4 * sum(-(-len(data) // 4096) * 4096 for data in new.values())
     ends: Counter[int] = Counter()
     for i in range(DISKS):
         begin()
-        size = full + 4096 * round(2 * (most / 8192) ** (i / (DISKS - 4)))
+        size = full + 4096 * (round((most / 4096) ** (i / (DISKS - 4))) - 1)
         resize(small, size)
         ended = server.run(verb=verb, out=out, message=message)
         resize(small, 2**26)
@@ -131,7 +133,7 @@ def test_disks_that_are_too_small(
         ends[ended] += 1
         if ended or verb != "train":
             again(server, verb, out, new, message)
-    print(f"{verb}: {DISKS} disks with 8,192 to {size - full:,} bytes free: {dict(ends)}")
+    print(f"{verb}: {DISKS} disks with 0 to {size - full:,} bytes free: {dict(ends)}")
     assert ends[0] and ends[5]
 
 

@@ -238,8 +238,14 @@ def _locked_file(path: Path) -> int:
         except FileNotFoundError:
             same = False
         if same:
-            os.truncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+            try:
+                os.truncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                os.close(descriptor)
+                raise
             return descriptor
         os.close(descriptor)  # its holder removed it before we had it
 

@@ -25,7 +25,7 @@ from cases import At, Case, Catalogue, Words, check
 from made import write_pair
 from made_files import noise
 from made_maps import make_classes, make_predictor, save_bundle
-from whatwhere.bundle import CARD
+from whatwhere.bundle import CARD, _sealed
 from whatwhere.errors import WhatwhereError
 from whatwhere.packages import open_package
 
@@ -64,10 +64,11 @@ def weights_of(folder: Path) -> Path:
 
 
 def with_card(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Change a card as a text editor would."""
+    """Change a card and give it a hash that fits, as somebody who means it would."""
     head = json.loads((folder / CARD).read_text())
+    head.pop("card_sha256", None)
     change(head)
-    (folder / CARD).write_text(json.dumps(head))
+    (folder / CARD).write_bytes(_sealed(head))
     return folder
 
 
@@ -127,6 +128,15 @@ def _(at: At) -> Words:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+    return predict(at, net)
+
+
+@case(
+    "E95-flipped-byte-in-the-card", 4, r"bundle\.json: the card is damaged, or was changed by hand"
+)
+def _(at: At) -> Words:
+    path = (net := bundle(at)) / CARD
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6", 1))
     return predict(at, net)
 
 

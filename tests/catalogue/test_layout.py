@@ -92,6 +92,8 @@ def _(at: At) -> Path:
 def _(at: At) -> Path:
     clean(at.data, "pX", "p1", "p2")
     (at.data / "images" / "pX.png").rename(at.data / "images" / "px.png")
+    if (at.data / "masks" / "PX.png").exists():
+        pytest.skip("names that differ by case are one here")
     shutil.copy(at.data / "masks" / "pX.png", at.data / "masks" / "PX.png")
     return at.data
 

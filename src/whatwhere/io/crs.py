@@ -24,7 +24,8 @@ LONGITUDE_LATITUDE = "OGC:CRS84"
 Shapes = NDArray[np.object_]
 """`(N,)` shapely geometries."""
 
-_FARTHEST = 1e12  # no system has such coordinates, and PROJ turns round the Earth to them for ever
+FARTHEST = 1e12
+"""No system has such coordinates, and PROJ turns round the Earth to them for ever."""
 
 
 def parse_crs(text: str) -> rasterio.crs.CRS:
@@ -95,13 +96,13 @@ def move_points(
         return xs, ys
     start, end = parse_crs(source), parse_crs(target)
     points = np.array([xs, ys], dtype=np.float64)
-    limits = np.array([[_FARTHEST], [_FARTHEST]])
+    limits = np.array([[FARTHEST], [FARTHEST]])
     if start.is_geographic:
         limits[1] = math.pi / 2 / start.units_factor[1] * (1 + 1e-12)  # the poles
     there = np.flatnonzero((np.abs(points) <= limits).all(axis=0))
     moved = np.full(points.shape, np.inf)  # and not NaN, which would leave rings open
     _move(points, there, start, end, moved)
-    moved[:, ~(np.abs(moved) <= _FARTHEST).all(axis=0)] = np.inf
+    moved[:, ~(np.abs(moved) <= FARTHEST).all(axis=0)] = np.inf
     return moved[0], moved[1]
 
 
@@ -164,7 +165,8 @@ _RADIUS, _ECCENTRICITY = 6378137.0, 0.0818191908426215  # of WGS 84 [m]
 def _unrolled(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Move longitudes and latitudes to the equal-area cylinder [m]; rings go on across 180°."""
     e = _ECCENTRICITY
-    sine = np.sin(np.radians(points[:, 1]))
+    with np.errstate(invalid="ignore"):  # what lies nowhere has no area
+        sine = np.sin(np.radians(points[:, 1]))
     q = sine / (1 - (e * sine) ** 2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e)
     across = np.unwrap(points[:, 0], period=360)
     return np.column_stack([np.radians(across) * _RADIUS, (1 - e * e) * q * _RADIUS / 2])

@@ -47,6 +47,10 @@ _MOST_WKT = 1 << 20  # of a .prj file [bytes]
 _HARMLESS = re.compile("Several features with id|Non closed ring")
 
 
+# What the library has been seen to raise; a NameError is its own.
+_DAMAGED = (RuntimeError, OSError, ValueError, LookupError, OverflowError, TypeError, NameError)
+
+
 class Source(NamedTuple):
     """A file that may be read.
 
@@ -88,7 +92,7 @@ def explained(path: Path) -> Iterator[list[str]]:
         raise fault(path, "its text is not in UTF-8.", "Save it as UTF-8.") from error
     except MemoryError as error:
         raise fault(path, "the memory is too small for it.", "Cut it into smaller ones.") from error
-    except (RuntimeError, OSError, ValueError, LookupError, OverflowError) as error:
+    except _DAMAGED as error:
         raise fault(
             path, f"the file is damaged or cannot be read ({short(error)}).", AGAIN
         ) from error

@@ -12,6 +12,7 @@ import os
 import re
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from rasterio.windows import Window as _Window
 
 from whatwhere.errors import DataError, Problem
 from whatwhere.grid import Grid
-from whatwhere.io.crs import check_alone, to_wkt
+from whatwhere.io.crs import FARTHEST, check_alone, to_wkt
 from whatwhere.io.image import State, fault, read_head, state_of
 from whatwhere.io.imagine import keeps_elsewhere
 from whatwhere.tiling import reflect
@@ -57,7 +58,7 @@ _BAND_COLORS = {
     **{ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"},
     ColorInterp.alpha: "alpha",
 }
-_MOST_SIDE = 2**31 - 1
+_MOST_SIDE, _MOST_BANDS = 2**31 - 1, 2048
 _TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 
@@ -128,7 +129,8 @@ class Raster:
         place = _Window(window.column, window.row, window.width, window.height)
         with _told(self.path), _settings(self.trust):
             file = _handle(self)
-            if len({file.dtypes[number - 1] for number in wanted}) == 1:
+            kinds = file.dtypes  # what is asked of GDAL each time, for all bands
+            if len({kinds[number - 1] for number in wanted}) == 1:
                 pixels = file.read(wanted, window=place)
             else:  # rasterio reads bands of different types only one by one
                 bands = [file.read(number, window=place) for number in wanted]
@@ -211,8 +213,9 @@ class Raster:
             valid &= file.read(self.alpha, window=place) > 0
         if self.driver == "HFA" and not self.trust:
             return valid  # it has no mask but one beside it, which GDAL looks for all the same
+        kinds = file.mask_flag_enums
         for number in wanted:
-            flags = file.mask_flag_enums[number - 1]
+            flags = kinds[number - 1]
             if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
                 valid &= file.read_masks(number, window=place) > 0
                 break  # it is one for all bands
@@ -270,7 +273,10 @@ def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
     if odd:
         raise fault(path, f"its numbers are {', '.join(odd)}.", "Save it as float32 or integers.")
     if max(file.shape) > _MOST_SIDE or not file.count:
-        raise fault(path, f"it has {file.count} bands of {file.height}×{file.width} px.", "")
+        raise fault(path, f"it has {file.count:,} bands of {file.height}×{file.width} px.", "")
+    if file.count > _MOST_BANDS:
+        cause = f"it has {file.count:,} bands, and at most {_MOST_BANDS:,} are read."
+        raise fault(path, cause, "Take those that matter: gdal_translate -b.")
     colors = file.colorinterp
     alpha = next((i for i, c in enumerate(colors, 1) if c == ColorInterp.alpha), None)
     if alpha and (file.descriptions[alpha - 1] or "alpha").strip().casefold() != "alpha":
@@ -282,6 +288,11 @@ def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
     transform = file.transform
     if transform.is_degenerate:
         raise fault(path, "its pixels have no area on the ground.", "Correct its transform.")
+    corners = [transform @ (x, y) for x in (0, file.width) for y in (0, file.height)]
+    if not (np.abs(corners) <= FARTHEST).all():
+        raise fault(
+            path, "its corners lie nowhere: they are too far off.", "Correct its transform."
+        )
     points = "ground control points" if file.gcps[0] else "rational polynomials"
     if (file.gcps[0] or file.rpcs) and transform == rasterio.Affine.identity():
         cause = f"it is placed by {points}, which are not read."
@@ -291,7 +302,8 @@ def _look(path: Path, file: Any, trust: bool, nodata: float | None) -> Raster:
         cause = f"it is stored in pieces of {height}×{width} px: every window reads whole ones."
         remedy = "A tiled file is read faster: gdal_translate -co TILED=YES."
         notes.append(Problem("note", str(path), cause, remedy))
-    kind = np.dtype(str(np.result_type(*(file.dtypes[number - 1] for number in numbers))))
+    kinds = file.dtypes
+    kind = np.dtype(str(np.result_type(*{kinds[number - 1] for number in numbers})))
     if nodata is not None and kind.kind in "iu":
         ends = np.iinfo(kind)
         if not (ends.min <= nodata <= ends.max and float(nodata).is_integer()):
@@ -340,13 +352,15 @@ def _holds(band: NDArray[Any], mark: float) -> NDArray[np.bool_]:
 
 def _names(file: Any, numbers: Sequence[int]) -> tuple[tuple[str, ...], bool]:
     """Return the bands' names, and whether they are the file's own descriptions."""
-    told = [(file.descriptions[number - 1] or "").strip() for number in numbers]
-    colors = [_BAND_COLORS.get(file.colorinterp[number - 1], "") for number in numbers]
+    descriptions, kinds = file.descriptions, file.colorinterp  # asked of GDAL each time
+    told = [(descriptions[number - 1] or "").strip() for number in numbers]
+    colors = [_BAND_COLORS.get(kinds[number - 1], "") for number in numbers]
     for names, own in ((told, True), (colors, False)):
         if all(names) and len({name.casefold() for name in names}) == len(names):
             return tuple(names), own
+    often = Counter(told)
     some = tuple(
-        name if name and told.count(name) == 1 else f"band {number}"
+        name if name and often[name] == 1 else f"band {number}"
         for name, number in zip(told, numbers, strict=True)
     )
     return some, any(told)

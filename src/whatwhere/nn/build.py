@@ -359,7 +359,9 @@ def build_light(
     try:
         with torch.device("meta"):
             return build_model(name, in_channels, n_classes, **arguments)
-    except (RuntimeError, NotImplementedError):  # it wants numbers while it is built
+    except (RuntimeError, NotImplementedError) as error:  # it wants numbers while it is built
+        if "overflow" in str(error):
+            raise UsageError(f"{name} of this size is larger than any memory.") from error
         return build_model(name, in_channels, n_classes, **arguments)
 
 

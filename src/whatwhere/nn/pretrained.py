@@ -8,6 +8,7 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from whatwhere.nn.encoder import Encoder
 
 RGB = ("red", "green", "blue")
 _BARRED = ("checkpoint_path", "cache_dir", "features_only", "in_chans", "scriptable")
+_MOST_HEAD_BYTES, _MOST_TENSORS = 2**24, 20_000
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".bin", ".h5", ".npz")
 # timm's words for "any image size", in the order tried: plain and windowed transformers have them.
 _ANY_SIZE: tuple[Mapping[str, Any], ...] = (
@@ -92,6 +94,14 @@ def check_weights_file(path: Path) -> None:
         raise UsageError(f"{path}: there is no such file of weights.")
     if path.suffix.lower() != ".safetensors":
         raise UsageError(f"{path}: weights are read from .safetensors files.")
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        long = _MOST_HEAD_BYTES < length <= path.stat().st_size
+        head = stream.read(min(length, _MOST_HEAD_BYTES))
+        if long or head.count(b'"dtype"') > _MOST_TENSORS:
+            raise UsageError(
+                f"{path}: these are no weights of a backbone: their head is too long. Take others."
+            )
 
 
 def _create(name: str, options: Mapping[str, Any], **more: Any) -> nn.Module:
@@ -194,7 +204,7 @@ def _load_pretrained(
     level = log.level
     log.setLevel(logging.ERROR)  # it warns of the classifier, which a U-Net has no use for
     try:
-        return _create(
+        body = _create(
             name, options, in_chans=3, pretrained=True, pretrained_cfg_overlay={"file": file}
         )
     except (UsageError, RuntimeError, OSError, SafetensorError) as error:
@@ -203,6 +213,29 @@ def _load_pretrained(
         raise UsageError(f"{file}: these weights do not fit {name}: {told}") from error
     finally:
         log.setLevel(level)
+    if not isinstance(pretrained, bool):
+        _require_taken(body, name, Path(file))
+    return body
+
+
+def _require_taken(body: nn.Module, name: str, path: Path) -> None:
+    """Raise `UsageError` unless most filters are those of a file: timm leaves out what is missing.
+
+    They are compared by their numbers, for timm knows files by other names too.
+    """
+    from safetensors.torch import load_file
+
+    def digests(tensors: Mapping[str, Tensor]) -> set[bytes]:
+        found = (one for one in tensors.values() if one.ndim > 1 and one.is_floating_point())
+        return {sha256(one.detach().float().numpy().tobytes()).digest() for one in found}
+
+    own = digests(body.state_dict())
+    taken = len(own & digests(load_file(path)))
+    if 2 * taken < len(own):
+        raise UsageError(
+            f"{path}: these weights do not fit {name}: {taken} of its {len(own)} filters are in "
+            "the file. Take a file of this backbone."
+        )
 
 
 def fetch_weights(name: str) -> Path:

@@ -31,8 +31,11 @@ def decide(probabilities: NDArray[Any], classes: Classes, thresholds: Sequence[f
     if classes.task == "multiclass":
         likeliest: Labels = np.argmax(probabilities, axis=0).astype(np.int64)
         return likeliest
-    limits = np.asarray(thresholds, dtype=np.float64)[:, None, None]
-    there = (probabilities >= limits).astype(np.int64)
+    wanted = np.asarray(thresholds, dtype=np.float64)
+    # The least numbers of the probabilities' own type that are enough: no copy in float64.
+    limits = wanted.astype(probabilities.dtype)
+    limits = np.where(limits < wanted, np.nextafter(limits, np.inf, dtype=limits.dtype), limits)
+    there = (probabilities >= limits[:, None, None]).astype(np.int64)
     return np.squeeze(there, axis=0) if classes.task == "binary" else there
 
 

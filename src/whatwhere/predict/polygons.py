@@ -148,7 +148,7 @@ def decode(data: bytes) -> Pieces:
     """Read what `encode` made; raises `DataError` where it is damaged."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in file.files}
         window = Window(*map(int, arrays["window"]))
         ints = {name: arrays[name].astype(np.int64) for name in _INTEGERS}
         points, rings, polygons = (arrays[name] for name in ("points", "rings", "polygons"))

@@ -38,10 +38,14 @@ class Overflows(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._scale, self._lost = 0.0, 0
+        self._scale, self._lost, self._step = 0.0, 0, 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_args: Any, **_named: Any) -> None:
-        scale = float(getattr(trainer.precision_plugin, "scaler").get_scale())  # noqa: B009
+        if trainer.global_step == self._step:  # a step may have several batches
+            return
+        plugin: Any = trainer.precision_plugin
+        scale = float(plugin.scaler.get_scale())
+        self._step = trainer.global_step
         self._lost = self._lost + 1 if scale < self._scale else 0
         self._scale = scale
         if self._lost > _MOST_LOST:
