@@ -13,9 +13,10 @@ Each way has a process of its own, and they take turns: in each round all of the
 its net alone, which is given the very tiles it was given there, from memory. `over_net` is what the
 whole way takes beyond that, in the median of the rounds; `beside_net` is the same by a clock around
 the net within the whole way, which knows no noise between two processes, but not what others take
-from the net while it computes (none where the net is TorchScript, which has no clock). `computed` counts the pixels that went
-through the net for each pixel of the scene: where tiles are made twice, it says so, `over_net` does
-not. Memory is what is added to the process's peak after imports and net. The seam error is the
+from the net while it computes (none where the net is TorchScript, which has no clock). `computed`
+counts the pixels that went through the net for each pixel of the scene: where tiles are made twice,
+it says so, `over_net` does not. Memory is what is added to the process's peak after imports and
+net. The seam error is the
 distance to `p_whole`, what the net says of windows with all the context it can see, over all pixels
 farther from the scene's edge than it sees; it is measured in a run that is not timed.
 

@@ -1,9 +1,10 @@
-"""The engines that run a net, on the same tiles: PyTorch as `predict` uses it, and ONNX Runtime.
+"""The engines that run a net, on the same tiles: PyTorch as `predict` uses it, and the others.
 
     python benchmarks/engines.py
     OMP_NUM_THREADS=1 python benchmarks/engines.py --nets tutorial --side 256 --rounds 3 --dry-run
 
-Nets are without training, the export is that of `whatwhere export`. Each engine has a process of
+Nets are without training, exports are those of `whatwhere export`; that in 8 bits is fitted to
+noise, for its speed, and its answers say nothing. Each engine has a process of
 its own, which loads the net as `predict` does, and they take turns: in each round all of them run
 the same tile once, and the ratios are of one round each: the seconds of PyTorch divided by those
 of the engine, above 1 means that the engine is quicker. `first_s` is what passes from the start of
@@ -30,7 +31,7 @@ from rows import append
 from whatwhere.machine import threads
 
 WARM_UPS = 2
-ENGINES = {"torch": "torch", "onnx": "onnxruntime"}
+ENGINES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino", "int8": "nncf"}
 BANDS = 3
 
 
@@ -63,10 +64,32 @@ def make(name: str, folder: Path) -> dict[str, Path]:
     )  # fmt: skip
     bundle.save(folder / "bundle", card, {key: t.numpy() for key, t in net.state_dict().items()})
     paths = {"torch": folder / "bundle"}
-    if "onnx" in there():
-        paths["onnx"] = folder / "model.onnx"
-        jobs.export(folder / "bundle", paths["onnx"], talk=QUIET)
+    for engine, file in (("onnx", "model.onnx"), ("openvino", "model.xml")):
+        if engine in there():
+            paths[engine] = folder / file
+            jobs.export(folder / "bundle", paths[engine], talk=QUIET)
+    if "int8" in there():
+        paths["int8"] = folder / "int8.xml"
+        make_int8(folder / "bundle", paths["int8"])
     return paths
+
+
+def make_int8(bundle: Path, path: Path) -> None:
+    """Export a net in 8 bits without scoring it: it has learnt nothing."""
+    from whatwhere import export, quantizing
+    from whatwhere.predict import openvino
+    from whatwhere.predict.exported import library
+    from whatwhere.predict.graphs import onnx_model
+
+    original = export.open_original(bundle, path, 0, None)
+    data = onnx_model(original, for_maps=False).SerializeToString()
+    plain = library("openvino", "openvino").Core().read_model(data)
+    chips = [tile_of(256)] * 4
+    small = quantizing._quantized(quantizing._nncf(), plain, chips)
+    made = export.made_xml(original, *openvino.to_files(small, path.parent))
+    about = {"largest_difference": 0.0, "versions": export.versions(".xml")}
+    test = {**made.self_test, "tolerance": quantizing._TOLERANCE}
+    export.write(path, made, original.lines(test, about))
 
 
 def there() -> list[str]:
@@ -175,7 +198,7 @@ def measure(name: str, side: int, rounds: int) -> list[dict[str, Any]]:
                 {
                     "net": name,
                     "engine": key,
-                    "release": version(ENGINES[key]),
+                    "release": version("openvino" if key == "int8" else ENGINES[key]),
                     "tile": f"1x{BANDS}x{side}x{side}",
                     "threads": threads(),
                     "rounds": rounds,

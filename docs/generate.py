@@ -94,7 +94,8 @@ def command_line() -> str:
     parts = [
         "# Command line\n",
         "Results go to standard output, progress to standard error. RUN is a run folder or its "
-        "bundle; for `evaluate` and `predict` an `.onnx` file of it too. DATA is a folder with `images/` and `masks/` or `labels/`; a raster, or a folder "
+        "bundle; for `evaluate` and `predict` an `.onnx` or `.xml` file of it too. DATA is a "
+        "folder with `images/` and `masks/` or `labels/`; a raster, or a folder "
         "of rasters, with `--labels`; or a `data.toml` that lists scenes.\n",
         help_of(),
     ]

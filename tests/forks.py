@@ -105,7 +105,7 @@ def load() -> None:
     torch.set_num_threads(1)
     import matplotlib.figure  # noqa: F401
 
-    import whatwhere.training  # noqa: F401
+    import whatwhere.training.run  # noqa: F401
 
 
 def work(request: dict[str, Any]) -> int:

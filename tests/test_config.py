@@ -194,7 +194,7 @@ def test_values_of_another_type_are_refused(settings: dict[str, Any], message: s
 
 def test_an_unknown_recipe_and_a_missing_file_are_told(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match="there is no recipe 'tutorail'. Take tutorial or modern, or a TOML"
+        UsageError, match="no recipe 'tutorail'. Take tutorial or modern or timed, or a TOML"
     ):
         make_recipe("tutorail")
     with pytest.raises(UsageError, match=r"no\.toml: the recipe cannot be read: No such file"):

@@ -11,6 +11,7 @@ from whatwhere.data.classes import find_classes, find_labels
 from whatwhere.data.sources import Pair
 from whatwhere.errors import DataError, UsageError
 from whatwhere.evaluate import Answer, count_objects, evaluate, parse_metric, tune
+from whatwhere.metrics import ThresholdHistogram
 
 BINARY = find_classes([], "0=background,1=salt")
 
@@ -68,6 +69,30 @@ def test_tuning_finds_what_trying_every_threshold_finds(metric: str) -> None:
     assert at(tuning.thresholds[0]) == pytest.approx(max(tried))
 
 
+def test_each_label_has_a_threshold_of_its_own() -> None:
+    there, absent = np.zeros((2, 1, 4, 1001), dtype=np.int64)
+    there[0, 1, 400], absent[0, 1, 300] = 5, 7
+    there[0, 2, [600, 800]] = 3, 9
+    absent[0, 2, 550] = 1
+    there[0, 3, 900], absent[0, 3, 899] = 1, 1
+    tuning = tune(ThresholdHistogram(there, absent), "iou")
+    assert tuning.metric == "iou" and tuning.thresholds == (0.5, 0.4, 0.551, 0.9)
+    assert tuning.values == (None, 1.0, 1.0, 1.0)
+    assert tuning.at_half == (None, 0.0, pytest.approx(12 / 13), 0.5)
+
+
+def test_a_softmax_has_no_thresholds() -> None:
+    classes = find_classes([], "0=background,1=a,2=b")
+    pair = Pair("x", Path("x"), (Path("x"),), None)
+    p = np.array([[[0.2, 0.3]], [[0.5, 0.3]], [[0.3, 0.4]]], dtype=np.float32)
+    found = evaluate(
+        iter([Answer(pair, p, np.array([[1, 0]]), np.ones((1, 2), bool))]), classes, ()
+    )
+    assert found.histogram is None and found.thresholds == ()
+    assert found.counts.tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert found.to_json()["threshold"] is None
+
+
 def test_labels_are_scored_one_by_one() -> None:
     classes = find_labels(["a", "b"], [[], []])
     pair = Pair("x", Path("x"), (Path("x"), Path("y")), None)
@@ -75,6 +100,7 @@ def test_labels_are_scored_one_by_one() -> None:
     truth = np.array([[[1, 0]], [[1, 0]]])
     found = evaluate(iter([Answer(pair, p, truth, np.ones((1, 2), bool))]), classes, (0.5, 0.65))
     told = found.to_json()
+    assert found.counts.tolist() == [[[1, 0], [0, 1]], [[0, 1], [1, 0]]]
     assert [row["iou"] for row in told["classes"]] == [1.0, 0.0]
     assert told["threshold"] == {"a": 0.5, "b": 0.65}
     assert told["pixel_accuracy"] == 0.5

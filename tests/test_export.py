@@ -27,7 +27,8 @@ from whatwhere.nn.build import build_model
 from whatwhere.nn.whole import ForMaps, OneTile, Whole
 from whatwhere.predict.decide import decide
 from whatwhere.predict.engine import Predictor, load
-from whatwhere.predict.onnx import library
+from whatwhere.predict.exported import library
+from whatwhere.predict.graphs import Original
 from whatwhere.talk import QUIET
 from whatwhere.types import Bands, Geometry
 
@@ -137,7 +138,7 @@ def test_what_differs_is_not_written_and_what_was_there_stays(
     off: float,
     told: str,
 ) -> None:
-    def wrong(original: export.Original, oblivious: bool) -> export.Made:
+    def wrong(original: Original) -> export.Made:
         def ask(images: NDArray[np.float32]) -> NDArray[np.float32]:
             return original.ask(images) + np.float32(off)
 
@@ -277,10 +278,10 @@ def test_a_graph_of_pytorch_takes_any_size(tmp_path: Path, upsample: str) -> Non
         assert np.abs(answer - wanted).max() <= 1e-4
 
 
-@pytest.mark.parametrize("name", ["model", "model.h5", "model.xml", "model.ONNXX"])
+@pytest.mark.parametrize("name", ["model", "model.h5", "model.bin", "model.ONNXX"])
 def test_other_endings_are_refused(run: tuple[Path, Predictor], tmp_path: Path, name: str) -> None:
     done = call("export", run[0], "-o", tmp_path / name)
-    assert_told(done, 2, r"a net is exported as \.onnx, \.pt2, \.dlpk or \.emd")
+    assert_told(done, 2, r"a net is exported as \.onnx, \.xml, \.pt2, \.dlpk or \.emd")
     assert not list(tmp_path.iterdir())
 
 
@@ -295,6 +296,11 @@ def test_what_has_no_meaning_is_refused(run: tuple[Path, Predictor], tmp_path: P
             jobs.export(run[0], tmp_path / "n.onnx", tile=tile)
     with pytest.raises(BundleError, match="no such folder"):
         jobs.export(tmp_path / "nothing", tmp_path / "n.onnx")
+    with pytest.raises(UsageError, match="--data and what goes with it is for --int8. Leave it"):
+        jobs.export(run[0], tmp_path / "n.onnx", data=tmp_path)
+    assert_told(
+        call("export", run[0], "-o", tmp_path / "n.xml", "--buffer-m", 2), 2, "is for --int8"
+    )
 
 
 def test_a_library_that_is_missing_is_named() -> None:
@@ -367,7 +373,7 @@ def test_a_net_that_stretches_says_nothing_to_qgis(tmp_path: Path) -> None:
 def test_the_command_tells_how_near_it_is(
     run: tuple[Path, Predictor], free: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def same(original: export.Original, oblivious: bool) -> export.Made:
+    def same(original: Original) -> export.Made:
         def finish(lines: Mapping[str, str]) -> bytes:
             return json.dumps(dict(lines)).encode()
 
@@ -394,7 +400,7 @@ def test_packages_for_arcgis_are_exports_too(run: tuple[Path, Predictor], tmp_pa
     folder = tmp_path / "folder"
     jobs.export(run[0], folder / "salt.emd", talk=QUIET)
     assert {"salt.emd", "bundle.json"} <= {path.name for path in folder.iterdir()}
-    with pytest.raises(UsageError, match=r"--tile is for \.onnx and \.pt2"):
+    with pytest.raises(UsageError, match=r"--tile is for \.onnx, \.xml and \.pt2"):
         jobs.export(run[0], tmp_path / "other.dlpk", tile=64)
     (folder / "splits.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UsageError, match="a run is in this folder"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from forks import Forks
 from made import blocks_folder, labels_folder, salt_folder, snapshot
 from whatwhere import jobs
 from whatwhere.bundle import load, load_card
@@ -22,7 +23,7 @@ from whatwhere.errors import BundleError, DataError, UsageError
 from whatwhere.predict.engine import Predictor
 from whatwhere.runs import split_keys
 from whatwhere.talk import Talk
-from whatwhere.training import class_weights
+from whatwhere.training.course import class_weights
 
 QUIET = Talk(quiet=True)
 SMALL: dict[str, Any] = {"n_filters": 4, "batch_size": 4, "bn_momentum": 0.8, "talk": QUIET}
@@ -89,6 +90,29 @@ def test_two_runs_with_one_seed_are_equal_bit_for_bit(
     jobs.train(data, tmp_path / "other", epochs=1, lr=3e-3, seed=7, **SMALL)
     other = load(tmp_path / "other").weights
     assert not np.array_equal(first["c1.layers.0.weight"], other["c1.layers.0.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="forks as POSIX does")
+def test_twenty_runs_with_one_seed_have_one_hash(tmp_path: Path) -> None:
+    """Whatever else differs: the process, the order of its sets, the number of workers."""
+    data = salt_folder(tmp_path / "data", 10, (32, 32))
+    hashes: dict[tuple[int, int], list[str]] = {}
+    for order in ("1", "2"):
+        forks = Forks(PYTHONHASHSEED=order)
+        plan = [(1, 0)] * 8 + [(1, 1), (1, 2), (2, 0)]
+        for i, (seed, workers) in enumerate(plan):
+            run = tmp_path / f"run {order} {i}"
+            settings = {"epochs": 2, "batch_size": 2, "n_filters": 4, "seed": seed}
+            ended = forks.run(job="train", data=data, run=run, settings=settings, workers=workers)
+            assert ended["code"] == 0
+            head = json.loads((run / "bundle" / "bundle.json").read_text(encoding="utf-8"))
+            hashes.setdefault((seed, workers), []).append(head["weights"]["sha256"])
+        forks.close()
+    ours = [one for (seed, _), found in hashes.items() if seed == 1 for one in found]
+    assert len(ours) == 20 and len(set(ours)) == 1
+    (other,) = set(hashes[2, 0])
+    assert other not in ours
 
 
 def test_the_recipe_of_a_run_repeats_it(run: Path, data: Path, tmp_path: Path) -> None:

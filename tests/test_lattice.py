@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,6 +180,26 @@ def test_at_most_two_tiles_are_blended(look: Look) -> None:
     for span in look.spans:
         counted[span.first : span.first + span.count] += 1
     assert counted.max() <= 2
+
+
+def test_tiles_fade_into_each_other_as_a_sine_squared() -> None:
+    lattice = make_lattice(Geometry(4, None), 16, 3)
+    assert (lattice.core, lattice.halo) == (8, 4)
+    rise = [math.sin(math.pi / 2 * (k + 0.5) / 8) ** 2 for k in range(8)]
+    fall = rise[::-1]
+    found = lattice_spans(lattice, 0, 22, 22)
+    places = [(one.start, one.length, one.first, one.count, one.skip) for one in found]
+    assert places == [(-4, 16, 0, 12, 4), (4, 16, 4, 16, 0), (12, 16, 12, 10, 0)]
+    for span, wanted in zip(found, ([1] * 4 + fall, rise + fall, [*rise, 1, 1]), strict=True):
+        np.testing.assert_allclose(span.weights, wanted, rtol=1e-6)
+        assert span.weights.dtype == np.float32
+    (only,) = lattice_spans(lattice, 0, 8, 8)
+    assert (only.count, only.weights.min()) == (8, 1)
+    part = lattice_spans(lattice, 5, 12, 20)
+    assert [(one.first, one.count, one.skip) for one in part] == [(5, 7, 9), (5, 7, 1)]
+    alone = lattice_spans(make_lattice(Geometry(4, 90), 16, 0), 0, 20, 20)
+    assert [(one.start, one.length, one.count) for one in alone] == [(0, 16, 16), (16, 16, 4)]
+    assert all((one.weights == 1).all() for one in alone)
 
 
 # ---------------------------------------------------------------- choosing a lattice

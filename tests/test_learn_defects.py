@@ -128,8 +128,8 @@ def test_9_a_net_is_exported_as_onnx(unet: UnetClassifier, tmp_path: Path) -> No
         pytest.importorskip(library)
     saved = unet.save(tmp_path / "net")
     told = jobs.export(saved, tmp_path / "net.onnx", talk=QUIET)
-    assert told["largest_difference"] < 1e-5
+    assert told["largest_difference"] < 1e-4
     image = np.random.default_rng(4).integers(0, 256, (3, 70, 90), dtype=np.uint8)
     answers = [load(path).probabilities(image) for path in (tmp_path / "net.onnx", saved)]
-    np.testing.assert_allclose(*answers, atol=1e-5)
+    np.testing.assert_allclose(*answers, atol=1e-4)
     assert unet.predict(image).shape == (70, 90)

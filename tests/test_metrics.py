@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example as such_as
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from sklearn import metrics as oracle
 
@@ -15,6 +19,7 @@ from whatwhere.metrics import (
     METRICS,
     STEPS,
     Metric,
+    Scores,
     ThresholdHistogram,
     best_threshold,
     count,
@@ -100,6 +105,92 @@ def test_truth_of_labels() -> None:
     assert np.array_equal(truth_of_labels(np.stack([truth, truth]), "multilabel"), [truth == 1] * 2)
 
 
+# ---------------------------------------------------------------- any maps
+
+Maps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], int]
+
+
+@st.composite
+def maps(draw: st.DrawFn) -> Maps:
+    """Truth, prediction, the pixels that count, and how many classes there are; few may be used."""
+    n = draw(st.integers(2, 6))
+    size = draw(st.tuples(st.integers(0, 6), st.integers(0, 6)))
+    planes = []
+    for _ in range(2):
+        used = draw(st.sets(st.integers(0, n - 1), min_size=1))
+        planes.append(draw(arrays(np.int64, size, elements=st.sampled_from(sorted(used)))))
+    return planes[0], planes[1], draw(arrays(np.bool_, size)), n
+
+
+def share(part: int, whole: int) -> float | None:
+    return float(Fraction(part, whole)) if whole else None
+
+
+def near(found: float | None, wanted: float | None) -> bool:
+    if found is None or wanted is None:
+        return found is wanted
+    return abs(found - wanted) <= 1e-12
+
+
+@pytest.mark.parametrize("cases", [50, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_scores_are_those_of_counting_by_hand_and_of_scikit_learn(cases: int) -> None:
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=cases, deadline=None)
+    @given(maps())
+    @such_as((np.zeros((0, 3), np.int64), np.zeros((0, 3), np.int64), np.ones((0, 3), bool), 2))
+    @such_as((np.array([[1]]), np.array([[0]]), np.array([[True]]), 3))
+    @such_as((np.array([[1, 1]]), np.array([[1, 0]]), np.array([[False, False]]), 2))
+    def check(case: Maps) -> None:
+        truth, predicted, valid, n = case
+        pairs = [
+            (int(y), int(z))
+            for y, z, v in zip(truth.flat, predicted.flat, valid.flat, strict=True)
+            if v
+        ]
+        counts = count(truth, predicted, valid, n)
+        assert counts.tolist() == [[pairs.count((i, j)) for j in range(n)] for i in range(n)]
+        found, ious, dices = scores(counts), [], []
+        for i, row in enumerate(found.classes):
+            hits = pairs.count((i, i))
+            there, said = sum(y == i for y, _ in pairs), sum(z == i for _, z in pairs)
+            ious.append(share(hits, there + said - hits))
+            dices.append(share(2 * hits, there + said))
+            assert row.support == there
+            assert near(row.iou, ious[-1]) and near(row.dice, dices[-1])
+            assert near(row.precision, share(hits, said)) and near(row.recall, share(hits, there))
+        for mean, values in ((found.mean_iou, ious), (found.mean_dice, dices)):
+            known = [value for value in values if value is not None]
+            assert near(mean, sum(known) / len(known) if known else None)
+        assert near(found.pixel_accuracy, share(sum(y == z for y, z in pairs), len(pairs)))
+        seen["all"] += 1
+        seen["empty"] += not truth.size
+        seen["one pixel"] += truth.size == 1
+        seen["ignored pixels"] += not valid.all()
+        seen["an absent class"] += None in ious
+        if pairs:
+            like_scikit_learn(pairs, n, found)
+            seen["scikit-learn"] += 1
+
+    check()
+    assert seen["all"] >= cases and min(seen.values()) > 0
+
+
+def like_scikit_learn(pairs: list[tuple[int, int]], n: int, found: Scores) -> None:
+    """Compare with its scores, which are 0 where there is nothing to score."""
+    y, z = ([one[k] for one in pairs] for k in (0, 1))
+    more: Any = {"labels": range(n), "average": None, "zero_division": 0}
+    for name, function in (
+        ("iou", oracle.jaccard_score),
+        ("dice", oracle.f1_score),
+        ("precision", oracle.precision_score),
+        ("recall", oracle.recall_score),
+    ):
+        for row, wanted in zip(found.classes, function(y, z, **more).tolist(), strict=True):
+            assert near(getattr(row, name) or 0.0, wanted)
+    assert near(found.pixel_accuracy, float(oracle.accuracy_score(y, z)))
+
+
 # ---------------------------------------------------------------- thresholds
 
 
@@ -167,6 +258,19 @@ def test_a_curve_of_nothing_is_not_a_number(metric: Metric) -> None:
     nothing = ThresholdHistogram(np.zeros((1, 1, STEPS + 1), int), np.zeros((1, 1, STEPS + 1), int))
     curve = threshold_curve(nothing, 0, metric)
     assert np.isnan(curve).all() and best_threshold(curve) == 0.5
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_pixel_is_enough_for_a_curve(metric: Metric) -> None:
+    here = np.ones((1, 1, 1), bool)
+    curve = threshold_curve(ThresholdHistogram.of_image(here * 0.25, here, here[0]), 0, metric)
+    assert curve.tolist() == [1.0] * 251 + [0.0] * 750
+
+
+def test_each_label_has_probabilities_and_a_truth() -> None:
+    p, truth = np.zeros((2, 1, 1)), np.zeros((1, 1, 1), bool)
+    with pytest.raises(ValueError, match="zip"):
+        ThresholdHistogram.of_image(p, truth, truth[0])
 
 
 @pytest.mark.parametrize(

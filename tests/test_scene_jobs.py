@@ -109,7 +109,7 @@ def test_what_is_wrong_is_said_before_training(tmp_path: Path) -> None:
 def test_long_epochs_are_told_and_may_be_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from whatwhere import training
+    from whatwhere.training import course as training
 
     scene, labels, _ = town(tmp_path)
     words = {**SETTINGS, "labels": labels, "dry_run": True, "talk": Talk()}

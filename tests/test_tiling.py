@@ -82,6 +82,7 @@ def test_the_inner_core_is_the_core(plan: Plan) -> None:
 def test_an_image_no_larger_than_a_tile_is_one_tile() -> None:
     whole = Window(0, 0, 100, 128)
     assert list(tiles(100, 128, 128, 16, 30)) == [Tile(whole, whole)]
+    assert list(tiles(100, 128, 128, 16, 122)) == [Tile(whole, whole)]  # needs no halo
 
 
 def test_tiles_are_as_long_as_they_may_be() -> None:
@@ -89,9 +90,10 @@ def test_tiles_are_as_long_as_they_may_be() -> None:
 
 
 @pytest.mark.parametrize("tile", [0, 1, 244, 256])
-def test_a_tile_without_room_for_a_core_is_refused(tile: int) -> None:
+@pytest.mark.parametrize("size", [(400, 600), (1, 600), (400, 1)])
+def test_a_tile_without_room_for_a_core_is_refused(tile: int, size: tuple[int, int]) -> None:
     with pytest.raises(UsageError, match=r"no room for a core .* halos of 128 px.*at least 272"):
-        list(tiles(400, 600, tile, 16, 122))
+        list(tiles(*size, tile, 16, 122))
 
 
 def test_the_tile_that_a_refusal_asks_for_is_taken() -> None:

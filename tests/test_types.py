@@ -72,8 +72,22 @@ def test_default_colours_differ() -> None:
     assert all(0 <= channel <= 255 for color in colors for channel in color)
 
 
-def test_classes_survive_json() -> None:
-    assert Classes.from_json(json.loads(json.dumps(TABLE.to_json()))) == TABLE
+@pytest.mark.parametrize(
+    "table",
+    [
+        TABLE,
+        Classes(TABLE.infos[:2], "binary"),
+        Classes(TABLE.infos[2:], "multilabel"),
+        Classes((ClassInfo("a", 0, (0, 255, 0)), ClassInfo("b", 255, (255, 0, 255))), "multiclass"),
+    ],
+)
+def test_classes_survive_json(table: Classes) -> None:
+    assert Classes.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+def test_a_class_is_no_background_unless_it_says_so() -> None:
+    info = ClassInfo("roof", 1, (0, 0, 0))
+    assert info == ClassInfo("roof", 1, (0, 0, 0), "class", ())
 
 
 @pytest.mark.parametrize(
@@ -84,9 +98,11 @@ def test_classes_survive_json() -> None:
         (("table",), [], "with 0 classes"),
         (("table",), 5, "the class table cannot be read: TypeError"),
         (("table", 0, "value"), 256, "gives 'ground' the role 'background' and the value 256"),
+        (("table", 0, "value"), -1, "gives 'ground' the role 'background' and the value -1"),
         (("table", 0, "role"), "sky", "gives 'ground' the role 'sky'"),
         (("table", 0, "color"), [1, 2], "the class table cannot be read: IndexError"),
-        (("table", 0, "color"), [1, 2, 300], "gives 'ground' no color of 3 bytes"),
+        (("table", 0, "color"), [1, 2, 256], "gives 'ground' no color of 3 bytes"),
+        (("table", 0, "color"), [-1, 2, 3], "gives 'ground' no color of 3 bytes"),
         (("table", 0, "raw"), ["x"], "the class table cannot be read: ValueError"),
         (("ignored",), None, "the class table cannot be read: TypeError"),
     ],

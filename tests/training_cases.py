@@ -13,8 +13,8 @@ from typer.testing import Result
 
 from cases import check_words
 from told import assert_told, call
-from whatwhere import training
 from whatwhere.train.module import Segmentation
+from whatwhere.training import run as training
 
 SETTINGS = ("--n-filters", 2, "--epochs", 3, "--batch-size", 4, "--save-minutes", 0)
 

@@ -40,12 +40,20 @@ Data = Annotated[
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, or its bundle")]
 Model = Annotated[
-    Path, typer.Argument(metavar="RUN", help="a run folder, its bundle, or an .onnx file of it")
+    Path, typer.Argument(metavar="RUN", help="a run folder, its bundle, or an .onnx or .xml file")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Tile = Annotated[
     int,
     typer.Option(help="longest side of what the net sees at once [px]; 0: fits the net", min=0),
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="engine: torch, onnx, openvino, or auto: the quickest here  [default: torch, or that "
+        "of an export]",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Threshold = Annotated[
@@ -295,7 +303,14 @@ def _train(
         Path, typer.Option("-o", "--output", help="the run folder", show_default=False)
     ],
     *,
-    recipe: Annotated[str, typer.Option(help="tutorial, modern, or a TOML file")] = "tutorial",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="tutorial, modern, timed, or a TOML file  [default: tutorial; timed where "
+            "--minutes are given]",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="processes that read ahead; 0: none", min=0)] = 0,
     dry_run: Annotated[
@@ -327,7 +342,8 @@ def _train(
     )
     if run is not None:
         typer.echo(show.scores(run.scores))
-        verb = "evaluate" if run.card.classes.task == "multiclass" else "tune"
+        tuned = run.card.classes.task == "multiclass" or run.card.tuning
+        verb = "evaluate" if tuned else "tune"
         typer.echo(f"next: whatwhere {verb} {output} {_typed(data, where)}")
 
 
@@ -455,6 +471,7 @@ def _evaluate(
     threshold: Threshold = None,
     device: Device = "auto",
     tile: Tile = _TILE,
+    backend: Backend = "",
     as_json: Json = False,
     *,
     where: dict[str, Any],
@@ -463,7 +480,14 @@ def _evaluate(
     from whatwhere import jobs, show
 
     scores = jobs.evaluate(
-        run, data, part=part, threshold=threshold, device=device, tile=tile, **where
+        run,
+        data,
+        part=part,
+        threshold=threshold,
+        device=device,
+        tile=tile,
+        backend=backend,
+        **where,
     )
     typer.echo(json.dumps(scores) if as_json else show.scores(scores))
 
@@ -529,6 +553,7 @@ def _predict(
     ] = False,
     device: Device = "auto",
     tile: Tile = _TILE,
+    backend: Backend = "",
     overlap: Annotated[
         int | None,
         typer.Option(
@@ -565,6 +590,7 @@ def _predict(
         table=table,
         device=device,
         tile=tile,
+        backend=backend,
         others=others or (),
         tta=tta,
         uncertainty=uncertainty,
@@ -614,6 +640,7 @@ def _assemble(
 
 
 @command("export")
+@with_scenes
 def _export(
     run: RunPath,
     output: Annotated[
@@ -621,7 +648,7 @@ def _export(
         typer.Option(
             "-o",
             "--output",
-            help="the file: .onnx, .pt2 (PyTorch), .dlpk or .emd (ArcGIS)",
+            help="the file: .onnx, .xml (OpenVINO), .pt2 (PyTorch), .dlpk or .emd (ArcGIS)",
             show_default=False,
         ),
     ],
@@ -632,12 +659,24 @@ def _export(
             min=0,
         ),
     ] = 0,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="of .xml: compute in 8 bits, if the validation split is scored as well"
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="of --int8: what the run was trained on"),
+    ] = None,
     as_json: Json = False,
+    *,
+    where: dict[str, Any],
 ) -> None:
     """Write a trained net as one file for other programs, compared with the original."""
     from whatwhere import jobs, show
 
-    found = jobs.export(run, output, tile=tile)
+    found = jobs.export(run, output, tile=tile, int8=int8, data=data, **where)
     typer.echo(json.dumps(found) if as_json else show.exported(found))
 
 

@@ -110,11 +110,20 @@ class Recipe:
         high=1.0,
     )
 
+    minutes: float = _setting(
+        0.0,
+        "train for so many minutes of wall time, start-up included; what was not asked for is "
+        "chosen; 0: epochs decide",
+        low=0.0,
+    )
     epochs: int = _setting(50, "most passes through the training chips", low=1)
     epoch_chips: int = _setting(
         0,
         "training chips in an epoch, which take turns; 0: as many as cover the training images",
         low=0,
+    )
+    val_chips: int = _setting(
+        0, "validation chips that an epoch is judged by, evenly spread; 0: all", low=0
     )
     batch_size: int = _setting(32, "chips a step", low=1)
     accumulate: int = _setting(1, "batches whose gradients make one step", low=1)
@@ -229,6 +238,8 @@ class Recipe:
         for name, (what, is_idle) in idle.items():
             if is_idle and getattr(self, name) != defaults[name]:
                 told.append(f"{name} is not for {what}")
+        if self.minutes and plateau:
+            told.append("minutes wants a schedule that ends: cosine or one_cycle")
         return told
 
 
@@ -265,6 +276,11 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "modern": {
         **{"model": "resnet34", "loss": "cross_entropy+dice", "epochs": 30, "stop_patience": 0},
         **{"schedule": "cosine", "ema": 0.05},
+    },
+    "timed": {
+        **{"loss": "cross_entropy+dice", "optimizer": "adamw", "weight_decay": 0.01},
+        **{"schedule": "cosine", "ema": 0.05, "epochs": 100_000, "stop_patience": 0},
+        "minutes": 10.0,
     },
 }
 """Recipes that go by a name, and how they differ from the tutorial's."""

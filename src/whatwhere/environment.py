@@ -26,11 +26,13 @@ LIBRARIES = (
         "matplotlib",
     ),
     *("typer", "rich", "tomli-w", "rasterio", "pyogrio", "shapely", "imagecodecs"),
-    *("onnx", "onnxruntime", "onnxscript"),
+    *("onnx", "onnxruntime", "onnxscript", "openvino", "nncf"),
 )
 _OPTIONAL = {
     "imagecodecs": "tiff",
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
+    "openvino": "openvino",
+    "nncf": "int8",
 }
 
 

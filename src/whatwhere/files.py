@@ -64,6 +64,26 @@ def write_bytes(path: Path, data: bytes) -> Path:
     return path
 
 
+def write_together(data: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all are on the disk before the first one takes its name.
+
+    Args:
+        data: What each file is to hold; they take their names in this order.
+
+    Raises:
+        OutputError: As `write_bytes`; before a name is taken, nothing has been changed.
+    """
+    with contextlib.ExitStack() as stack:
+        written = {path: stack.enter_context(_written_beside(path, data[path])) for path in data}
+        for path in data:
+            with told(path, "write this file"):
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        for path, temporary in written.items():
+            with told(path, "write this file"):
+                os.replace(temporary, path)
+
+
 def create_bytes(path: Path, data: bytes) -> bool:
     """Write a file in one step unless it is there; of several that try at once, one does.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from whatwhere.data.scenes import Wish
 from whatwhere.data.sources import Pair
 from whatwhere.data.splits import choose, fingerprint, own
 from whatwhere.errors import DataError, Problem, UsageError
+from whatwhere.predict.choice import EXPORTS
 from whatwhere.predict.decide import parse_thresholds
 from whatwhere.predict.engine import load
 from whatwhere.predict.images import Written
-from whatwhere.predict.onnx import SUFFIX as ONNX
 from whatwhere.runs import Run
 from whatwhere.talk import Talk, difference
 
@@ -110,7 +111,7 @@ def train(
     nodata: float | None = None,
     buffer_m: float = 0.0,
     trust: bool = False,
-    recipe: str | Path | Recipe = "tutorial",
+    recipe: str | Path | Recipe | None = None,
     device: str = "auto",
     workers: int = 0,
     dry_run: bool = False,
@@ -138,7 +139,8 @@ def train(
         nodata: Stands for "no data" in scenes, whatever they say.
         buffer_m: How far lines and points reach on each side [m].
         trust: Read what lies beside rasters, files made of other files, and remote paths.
-        recipe: A name, a TOML file, or a `Recipe`.
+        recipe: A name, a TOML file, or a `Recipe`; None for `tutorial`, and `timed` where `minutes`
+            are given: then what is not said is chosen, the net too, and the threshold is tuned.
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: Processes that read ahead; 0 reads in this one.
         dry_run: Stop after the first pass, and say what the rest would take.
@@ -162,12 +164,16 @@ def train(
         BusyError: Another process trains in the run folder.
         KeyboardInterrupt: It was asked to stop; what was done is kept.
     """
-    from whatwhere.training import train_run
+    begun = time.monotonic()
+    from whatwhere.training.run import train_run
 
-    chosen = _recipe(recipe, encoder, settings)
+    said = {name for name, value in settings.items() if value is not None}
+    base = recipe or ("timed" if settings.get("minutes") else "tutorial")
+    if base != "timed" or Path(settings.get("pretrained_path") or "-").is_dir():
+        said.add("model")  # the recipe's, or that of the run it starts from
+    chosen = _recipe(base, encoder, settings)
     if resume:
-        said = recipe != "tutorial" or any(value is not None for value in settings.values())
-        chosen = runs.kept_recipe(Path(output), chosen if said else None)
+        chosen = runs.kept_recipe(Path(output), chosen if recipe or said - {"model"} else None)
     inputs = Inputs.of(
         data,
         labels=labels,
@@ -189,6 +195,8 @@ def train(
         encoder,
         resume=resume,
         save_minutes=save_minutes,
+        said=frozenset(said),
+        begun=begun,
     )
 
 
@@ -380,7 +388,7 @@ def lr_find(
         OutputError: The picture cannot be written.
         NumericsError: The loss never falls, or is not finite.
     """
-    from whatwhere.training import find_rate
+    from whatwhere.training.run import find_rate
 
     inputs = Inputs.of(
         data,
@@ -479,13 +487,14 @@ def evaluate(
     threshold: str | float | None = None,
     device: str = "auto",
     tile: int = 0,
+    backend: str = "",
     encoder: Any = None,
     talk: Talk | None = None,
 ) -> dict[str, Any]:
     """Score a run.
 
     Args:
-        run: A run folder or a bundle; or an `.onnx` file of one.
+        run: A run folder or a bundle; or an `.onnx` or `.xml` file of one.
         data: As in `train`. If it is the one the run was trained from, its
             test split is scored; of any other every pair that the run has not seen.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
@@ -499,6 +508,7 @@ def evaluate(
         threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
         device: `auto`, `cpu`, `cuda` or `mps`.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
+        backend: The engine, as in `predict`.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
         talk: Where the progress goes.
 
@@ -522,7 +532,7 @@ def evaluate(
         buffer_m=buffer_m,
         trust=trust,
     )
-    predictor = load(run, device=device, tile=tile, encoder=encoder)
+    predictor = load(run, device=device, tile=tile, backend=backend, encoder=encoder, talk=talk)
     card = predictor.card
     thresholds = _thresholds(threshold, card)
     pairs, on = _pairs(run, inputs, card, "score" if part == "auto" else part, talk)
@@ -596,7 +606,7 @@ def tune(
         trust=trust,
     )
     chosen = scoring.parse_metric(metric)
-    if run.suffix.lower() == ONNX:
+    if run.suffix.lower() in EXPORTS:
         raise UsageError(
             f"{run}: thresholds are kept in a bundle, not in an export. Tune the run, and export "
             "it again."
@@ -616,20 +626,11 @@ def tune(
     )
     if found.histogram is None:
         raise DataError(f"{data}: no probability was counted.")
-    tuning = scoring.tune(found.histogram, chosen)
-    rows = zip(card.classes.labels, tuning.thresholds, tuning.values, tuning.at_half, strict=True)
-    by_label = {
-        info.name: {"threshold": threshold, "value": value, "at_half": half}
-        for info, threshold, value, half in rows
-    }
-    told = {"metric": chosen, "on": on, "images": len(pairs), "labels": by_label}
-    card = card.replace(thresholds=tuning.thresholds, tuning=told)
-    bundle.save_card(bundle.bundle_folder(run), card)
-    predictor.card = card
+    card, told = runs.keep_tuning(run, card, found, chosen, on)
     if runs.has_report(run):
         runs.drop_scores(run, "test")  # they were taken at the threshold before
         runs.keep_thresholds(run, found, card.thresholds)
-        runs.rewrite_report(run, predictor.card)
+        runs.rewrite_report(run, card)
     return told
 
 
@@ -644,6 +645,7 @@ def predict(
     table: str | Path | None = None,
     device: str = "auto",
     tile: int = 0,
+    backend: str = "",
     encoder: Any = None,
     others: Sequence[str | Path] = (),
     tta: bool = False,
@@ -668,7 +670,7 @@ def predict(
     done is not done again after a fault. A map lies on its scene's own grid.
 
     Args:
-        run: A run folder or a bundle; or an `.onnx` file of one.
+        run: A run folder or a bundle; or an `.onnx` or `.xml` file of one.
         inputs: Files and folders; of a folder with `images/` these are taken.
         output: A folder; or a PNG file for one image, a TIFF for one scene.
         threshold: Takes the place of the bundle's: a number, or `label=number` with commas.
@@ -677,6 +679,9 @@ def predict(
         table: A CSV file to write each image's pixels and shares of each class to.
         device: `auto`, `cpu`, `cuda` or `mps`.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
+        backend: The engine: `torch`, `onnx`, `openvino`, or `auto` for the quickest one here, which
+            is measured. Empty for `torch`, and for that of an export. Work that goes on keeps the
+            engine it was begun with.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
         others: More runs of the same classes and bands: the mean of all answers is taken.
         tta: Look at each tile in all symmetries that the net saw in training, and take the mean.
@@ -718,6 +723,7 @@ def predict(
         table=Path(table) if table is not None else None,
         device=device,
         tile=tile,
+        backend=backend,
         encoder=encoder,
         others=[Path(other) for other in others],
         tta=tta,
@@ -786,14 +792,24 @@ def export(
     output: str | Path,
     *,
     tile: int = 0,
+    int8: bool = False,
+    data: str | Path | None = None,
+    labels: str | Path | None = None,
+    class_field: str | None = None,
+    layer: str | None = None,
+    aoi: str | Path | None = None,
+    nodata: float | None = None,
+    buffer_m: float = 0.0,
+    trust: bool = False,
     encoder: Any = None,
     talk: Talk | None = None,
 ) -> dict[str, Any]:
     """Write a trained net as one file for other programs.
 
-    The ending decides: `.onnx` for ONNX Runtime and others, which `predict`, `evaluate` and `load`
-    take in the place of a run, without PyTorch; `.pt2` for PyTorch without this package
-    (`torch.export.load`); `.dlpk` or `.emd` for ArcGIS (an `.emd` comes with its bundle beside it).
+    The ending decides: `.onnx` for ONNX Runtime and others, `.xml` for OpenVINO (its weights lie
+    beside it, in a `.bin`), both of which `predict`, `evaluate` and `load` take in the place of a
+    run, without PyTorch; `.pt2` for PyTorch without this package (`torch.export.load`); `.dlpk` or
+    `.emd` for ArcGIS (an `.emd` comes with its bundle beside it).
 
     Normalisation and probabilities are inside: `(N, C, H, W)` float32 in the units of the files
     goes in, `(N, K, H, W)` in [0, 1] comes out. The card is in the file too. The export is compared
@@ -803,29 +819,89 @@ def export(
     of bytes divided by 255 goes in; of what comes out the highest channel is the class, at the
     thresholds of the bundle.
 
+    With `int8` the numbers of an OpenVINO file are whole ones from -128 to 127: what is lost is
+    measured. Their ranges are taken from the run's training images. The file is written if the mean
+    IoU on the run's validation split falls by at most 0.005; both figures are in its card.
+
     Args:
         run: A run folder or a bundle.
         output: The file to write; one that is there is replaced.
         tile: Side of the only image that the file is to take [px]; 0 for images of any size.
+        int8: Whether the net is to compute in 8 bits, for `.xml`.
+        data: The data that the run was trained on, for `int8`.
+        labels: Of that data, as in `train`.
+        class_field: The same.
+        layer: The same.
+        aoi: The same.
+        nodata: The same.
+        buffer_m: The same.
+        trust: The same.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
         talk: Where the progress goes.
 
     Returns:
         `file`, `bytes`, `tile`; `largest_difference` of a probability from the net's, and
         `compared`: `[N, H, W]` of what was compared. For ArcGIS the last two are None and empty.
+        With `int8` these are of the net in float32, and `mean_iou` and `mean_iou_int8` are there
+        too.
 
     Raises:
-        BundleError: The run is missing or damaged, or the export does not answer as the net does.
+        BundleError: The run is missing or damaged, or the export does not answer as the net does,
+            or not well enough in 8 bits.
         UsageError: There is no such ending, the net cannot be exported in this form, or a library
             is not installed.
+        DataError: With `int8`: the data cannot be read, or is not the run's.
         OutputError: The file cannot be written.
     """
     from whatwhere.export import export as write
 
-    path = Path(output)
+    path, talk = Path(output), talk or Talk()
+    inputs = Inputs.of(
+        data or "",
+        labels=labels,
+        class_field=class_field,
+        layer=layer,
+        aoi=aoi,
+        nodata=nodata,
+        buffer_m=buffer_m,
+        trust=trust,
+    )
+    if not int8 and (data is not None or inputs.said):
+        raise UsageError("--data and what goes with it is for --int8. Leave it out.")
+    if int8:
+        if data is None:
+            raise UsageError("--int8 wants the data that the run was trained on: --data DATA.")
+        return _export_int8(Path(run), path, tile, inputs, encoder, talk)
     if path.suffix.lower() in (".dlpk", ".emd"):
         return _package(Path(run), path, tile)
     return write(Path(run), path, tile=tile, encoder=encoder, talk=talk)
+
+
+def _export_int8(
+    run: Path, output: Path, tile: int, inputs: Inputs, encoder: Any, talk: Talk
+) -> dict[str, Any]:
+    """Find a run's own training and validation images again, and export it in 8 bits."""
+    from whatwhere.quantizing import export_int8
+
+    run = runs.run_folder(run)
+    card = bundle.load_card(run)
+    seen = runs.seen_images(run)
+    if not seen["val"]:
+        raise UsageError(
+            f"{run}: the run folder says which images trained and validated. Give it, not its "
+            "bundle alone."
+        )
+    found = _survey(inputs, card, talk)
+    pairs: dict[str, list[Pair]] = {}
+    for split in ("train", "val"):
+        known = set(seen[split])
+        pairs[split] = [pair for pair in found.pairs if found.digests[pair.key] in known]
+        if not pairs[split]:
+            raise DataError(
+                f"{inputs.root}: no pair of {own(split)} is in it. Give the data that the run was "
+                "trained on."
+            )
+    return export_int8(run, output, pairs["train"], pairs["val"], tile, encoder, talk)
 
 
 def _package(run: Path, output: Path, tile: int) -> dict[str, Any]:
@@ -833,7 +909,7 @@ def _package(run: Path, output: Path, tile: int) -> dict[str, Any]:
     from whatwhere.packages import write_package
 
     if tile:
-        raise UsageError(f"--tile is for .onnx and .pt2, and {output} is for ArcGIS.")
+        raise UsageError(f"--tile is for .onnx, .xml and .pt2, and {output} is for ArcGIS.")
     if output.suffix.lower() == ".emd":
         if (output.parent / runs.SPLITS).exists():
             raise UsageError(f"{output}: a run is in this folder. Take another one.")
@@ -849,6 +925,21 @@ def _package(run: Path, output: Path, tile: int) -> dict[str, Any]:
 
 def _pairs(run: Path, inputs: Inputs, card: Card, part: str, talk: Talk) -> tuple[list[Pair], str]:
     """Survey a data set and choose the pairs to score."""
+    found = _survey(inputs, card, talk)
+    seen = runs.seen_images(run)
+    own_data = card.data.get("sha256") == fingerprint(found)
+    if not seen["train"] and own_data and part in ("score", "tune"):
+        raise DataError(
+            f"{inputs.root}: the net was trained on this data, and {run} does not say on which of "
+            "it. Give the run folder; or --part all to score every pair, seen in training or not."
+        )
+    ground = same_ground(run / runs.SPLIT_AREAS, found.pairs)
+    pairs, on = choose(found.pairs, found.digests, seen, part, ground)
+    return pairs, on
+
+
+def _survey(inputs: Inputs, card: Card, talk: Talk) -> doctor.Survey:
+    """Look at a data set as a net's card says."""
     wish = Wish(
         bands=card.bands,
         chip_size=max(card.chip_size),
@@ -863,17 +954,7 @@ def _pairs(run: Path, inputs: Inputs, card: Card, part: str, talk: Talk) -> tupl
     unknown = doctor.check_classes(found, card.classes)
     if unknown:
         _refuse_classes(doctor.Survey(found.source, found.facts, tuple(unknown)), card)
-    found = with_labels(found, card.classes)
-    seen = runs.seen_images(run)
-    own_data = card.data.get("sha256") == fingerprint(found)
-    if not seen["train"] and own_data and part in ("score", "tune"):
-        raise DataError(
-            f"{inputs.root}: the net was trained on this data, and {run} does not say on which of "
-            "it. Give the run folder; or --part all to score every pair, seen in training or not."
-        )
-    ground = same_ground(run / runs.SPLIT_AREAS, found.pairs)
-    pairs, on = choose(found.pairs, found.digests, seen, part, ground)
-    return pairs, on
+    return with_labels(found, card.classes)
 
 
 def _refuse_classes(found: doctor.Survey, card: Card) -> None:

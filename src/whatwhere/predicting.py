@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ class Wanted:
     table: Path | None = None
     device: str = "auto"
     tile: int = 0
+    backend: str = ""
     encoder: Any = None
     others: Sequence[Path] = ()
     tta: bool = False
@@ -70,9 +72,11 @@ def segment(
     """Segment images and scenes, as `jobs.predict` describes it."""
     scenes, images = sort_inputs(inputs, output, wanted.trust)
     _check(scenes, images, output, wanted)
-    first = load(run, device=wanted.device, tile=wanted.tile, encoder=wanted.encoder)
-    members = [first]
-    members += [load(path, device=wanted.device, tile=wanted.tile) for path in wanted.others]
+    open_net = functools.partial(
+        load, device=wanted.device, tile=wanted.tile, backend=wanted.backend, talk=talk
+    )
+    first = open_net(run, encoder=wanted.encoder)
+    members = [first, *map(open_net, wanted.others)]
     written: list[Written] = []
     problems: list[Problem] = []
     if scenes:

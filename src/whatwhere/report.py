@@ -190,6 +190,9 @@ def write(run: Path, card: Card, colors: Sequence[tuple[str, Color]]) -> Path:
     sections: list[str] = []
     test, validation = _json(folder / "test.json"), _json(folder / "validation.json")
     sections.append(_headline(card, test or validation))
+    choice = _json(folder / "choice.json")
+    if choice:
+        sections.append(f"<h2>Choice</h2>{_choice(choice)}")
     for title, name, note in (
         ("Training", "curves", ""),
         ("Examples", "examples", _legend(card.classes, colors)),
@@ -229,6 +232,32 @@ def _headline(card: Card, scored: Mapping[str, Any] | None) -> str:
         f"<div><b>{_e(value)}</b><span>{_e(name)}</span></div>" for name, value in cells
     )
     return f"<div class='headline'>{boxes}</div>"
+
+
+def _choice(choice: Mapping[str, Any]) -> str:
+    """Why this net was taken, and how its time was divided."""
+    rows = "".join(
+        f"<tr><td>{'<b>' * row['chosen']}{_e(row['name'])}{'</b>' * row['chosen']}</td>"
+        + (
+            f"<td colspan='4'>{_e(row['error'])}</td></tr>"
+            if row["error"]
+            else f"<td>{row['parameters']:,}</td><td>{row['steps']}</td>"
+            f"<td>{row['step_seconds']:.2f}</td><td>{_score(row['score'])}</td></tr>"
+        )
+        for row in choice["candidates"]
+    )
+    heads = ("net", "parameters", "steps", "seconds a step", "mean IoU")
+    titles = "".join(f"<th>{head}</th>" for head in heads)
+    lines = "".join(
+        f"<tr><th>{_e(name)}</th><td>{_e(value)}</td></tr>"
+        for part in ("found", "plan")
+        for name, value in choice[part].items()
+    )
+    return (
+        f"<p>The training had {choice['minutes']:g} minutes. Nets were tried for a few per cent of "
+        f"them, on a few validation chips; one was taken because: {_e(choice['because'])}.</p>"
+        f"<table><tr>{titles}</tr>{rows}</table><table>{lines}</table>"
+    )
 
 
 def _legend(classes: Classes, colors: Sequence[tuple[str, Color]]) -> str:

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whatwhere import files, pictures, report
+from whatwhere import bundle, files, pictures, report
+from whatwhere import evaluate as scoring
 from whatwhere.bundle import CARD, Card
 from whatwhere.config import Recipe, make_recipe, to_dict
-from whatwhere.errors import BundleError, UsageError
+from whatwhere.errors import BundleError, DataError, UsageError
 from whatwhere.evaluate import Evaluation
+from whatwhere.metrics import Metric
 from whatwhere.talk import difference
 
 RECIPE = "recipe.toml"
@@ -112,6 +114,39 @@ def keep_thresholds(run: Path, found: Evaluation, thresholds: tuple[float, ...])
     if found.histogram is not None:
         picture = pictures.draw_thresholds(found.histogram, found.classes, thresholds)
         files.write_bytes(run / report.FOLDER / "thresholds.png", picture)
+
+
+def keep_tuning(
+    run: Path, card: Card, found: Evaluation, metric: Metric, on: str
+) -> tuple[Card, dict[str, Any]]:
+    """Choose the threshold of each label, and keep it in the bundle.
+
+    Args:
+        run: A run folder or a bundle.
+        card: Of the bundle.
+        found: Of the pairs to choose on.
+        metric: What is to be as high as possible.
+        on: Which pairs they are, in words.
+
+    Returns:
+        The new card; and `metric`, `on`, `images` and `labels`: for each one `threshold`, `value`
+        of the metric there, and `at_half`, its value at 0.5.
+
+    Raises:
+        DataError: There is nothing to choose on.
+    """
+    if found.histogram is None:
+        raise DataError("no probability was counted.")
+    tuning = scoring.tune(found.histogram, metric)
+    rows = zip(card.classes.labels, tuning.thresholds, tuning.values, tuning.at_half, strict=True)
+    by_label = {
+        info.name: {"threshold": threshold, "value": value, "at_half": half}
+        for info, threshold, value, half in rows
+    }
+    told = {"metric": metric, "on": on, "images": len(found.by_image), "labels": by_label}
+    card = card.replace(thresholds=tuning.thresholds, tuning=told)
+    bundle.save_card(bundle.bundle_folder(run), card)
+    return card, told
 
 
 def rewrite_report(run: Path, card: Card) -> None:

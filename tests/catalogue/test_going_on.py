@@ -21,8 +21,9 @@ from cases import At, Case, Catalogue, Words, check
 from made import salt_folder, snapshot
 from told import assert_told
 from training_cases import assert_error, at_step, go_on, train, weights
-from whatwhere import files, nets, training
+from whatwhere import files, nets
 from whatwhere.train.state import States, read_state
+from whatwhere.training import run as training
 
 CASES = Catalogue()
 case = CASES.case

@@ -357,6 +357,14 @@ def test_a_batch_depends_on_the_epoch_and_not_on_those_before(tmp_path: Path) ->
     assert not torch.equal(first[0]["image"], second[0]["image"])
 
 
+def test_every_chip_is_changed_anew_in_every_epoch(tmp_path: Path) -> None:
+    chips = cut(tmp_path, *[(8, 8)] * 6)  # whole images: nothing else varies
+    plain = {chips[epoch, index]["image"].tobytes() for epoch, index in np.ndindex(20, 6)}
+    assert len(plain) == 6
+    found = batches(chips, epochs=tuple(range(20)))
+    assert len({image.numpy().tobytes() for batch in found for image in batch["image"]}) == 20 * 6
+
+
 def test_types_of_a_batch(tmp_path: Path) -> None:
     batch = batches(cut(tmp_path, (20, 12)))[0]
     found = {name: (str(part.dtype), tuple(part.shape)) for name, part in batch.items()}

@@ -141,3 +141,12 @@ def test_an_area_does_not_depend_on_its_neighbours() -> None:
     alone = areas_m2(np.array([small]), "EPSG:4326")[0]
     far = np.array([small, shapely.box(-179, -60, -170, -50), shapely.box(179, 0, 179.5, 1)])
     assert areas_m2(far, "EPSG:4326")[0] == alone and np.isfinite(areas_m2(far, "EPSG:4326")).all()
+
+
+def test_a_ring_whose_corners_fall_together_has_no_area() -> None:
+    """A pixel too small for numbers of that size; one beside it is measured all the same."""
+    point = shapely.Polygon([(1e9, 1e9)] * 4)
+    square = shapely.box(400_000, 5_000_000, 400_010, 5_000_010)
+    found = areas_m2(np.array([point, square]), "EPSG:32633")
+    assert found[0] == 0 and found[1] == pytest.approx(100, rel=2e-3)
+    assert areas_m2(np.array([point]), "EPSG:32633").tolist() == [0]

@@ -8,7 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whatwhere.nn.blocks import UPSAMPLE_MODES, ConvBlock, UpsampleMode, make_upsample, mirror_up
+from whatwhere.nn.blocks import (
+    UPSAMPLE_MODES,
+    ConvBlock,
+    Dropout,
+    UpsampleMode,
+    make_upsample,
+    mirror_up,
+)
 
 
 @given(
@@ -49,3 +56,45 @@ def test_the_momentum_is_the_share_of_the_running_mean_that_stays() -> None:
         means = conv(image).mean(dim=(0, 2, 3))
         block.train()(image)
     torch.testing.assert_close(norm.running_mean, 0.75 * 8.0 + 0.25 * means)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_drops_a_share_and_keeps_the_mean(p: float, layout: torch.memory_format) -> None:
+    torch.manual_seed(3)
+    drop = Dropout(p).train()
+    image = torch.rand(3, 5, 67, 71).add(1).contiguous(memory_format=layout).requires_grad_()
+    found = drop(image)
+    kept = found != 0
+    count = kept.numel()
+    assert abs(float(kept.float().mean()) - (1 - p)) < 4 * (p * (1 - p) / count) ** 0.5
+    torch.testing.assert_close(found[kept], image[kept] / (1 - p), rtol=2e-4, atol=0)
+    assert found.is_contiguous(memory_format=layout)
+    found.backward(torch.full_like(found, 2.0))
+    torch.testing.assert_close(image.grad, kept / (1 - p) * 2, rtol=2e-4, atol=0)
+    # Neighbours have nothing to do with each other, also those of one draw.
+    flat = kept.flatten().float() - kept.float().mean()
+    for apart in (1, 2, 3, 4, 71):
+        assert abs(float((flat[apart:] * flat[:-apart]).mean())) < 4 * p * (1 - p) / count**0.5
+
+
+def test_dropout_follows_the_seed_and_rests_when_nothing_is_learned() -> None:
+    image, drop = torch.rand(1, 2, 9, 9), Dropout(0.5)
+    torch.manual_seed(1)
+    first = drop(image)
+    assert not torch.equal(first, drop(image))
+    torch.manual_seed(1)
+    assert torch.equal(first, drop(image))
+    assert torch.equal(drop.eval()(image), image)
+    assert torch.equal(Dropout(0.0).train()(image), image)
+
+
+def test_the_gradient_of_dropout_is_that_of_what_was_kept() -> None:
+    image = torch.rand(2, 3, 5, dtype=torch.float64, requires_grad=True)
+
+    def same(x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(7)
+        found: torch.Tensor = Dropout(0.4).train()(x)
+        return found
+
+    assert torch.autograd.gradcheck(same, (image,))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from whatwhere.losses import masked_mean, pixel_losses
+from whatwhere.nn import blocks
 from whatwhere.nn.blocks import UPSAMPLE_MODES, UpsampleMode
 from whatwhere.nn.build import build_model, count_parameters
 from whatwhere.train.optim import KerasAdam
@@ -173,7 +174,7 @@ def test_dropout_follows_each_pooling_and_each_join(monkeypatch: pytest.MonkeyPa
     keras_unet.randomise(theirs, seed=8)
     ours = build_model("tutorial", n_filters=4)
     keras_unet.carry_over(theirs, ours)
-    monkeypatch.setattr(nn.Dropout, "forward", lambda _, x: 0.8 * x + 0.1)
+    monkeypatch.setattr(blocks.Dropout, "forward", lambda _, x: 0.8 * x + 0.1)
     image = batch(torch.float32)[0]
     with torch.no_grad():
         expected = keras_unet.channels_first(theirs(keras_unet.channels_last(image)))

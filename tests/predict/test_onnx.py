@@ -24,10 +24,12 @@ from told import assert_told, call
 from whatwhere import jobs
 from whatwhere.bundle import Card
 from whatwhere.errors import BundleError, NumericsError, ShapeError, UsageError
+from whatwhere.predict import exported as files
 from whatwhere.predict import onnx as engine
 from whatwhere.predict.engine import Predictor, load
+from whatwhere.predict.exported import of_one_tile
 from whatwhere.predict.maps import MapOptions, map_scene
-from whatwhere.predict.onnx import OnnxBackend, of_one_tile, read_exported
+from whatwhere.predict.onnx import OnnxBackend, read_exported
 from whatwhere.talk import QUIET
 from whatwhere.types import Geometry, Normalization
 
@@ -243,7 +245,7 @@ def test_files_of_others_are_told_from_ours(tmp_path: Path) -> None:
     image = tmp_path / "i.png"
     Image.fromarray(make_pixels(20, 20).transpose(1, 2, 0)).save(image)
     done = call("predict", path, image, "-o", tmp_path / "m.png")
-    assert_told(done, 4, r"theirs\.onnx: this ONNX file has no card in it.*`whatwhere export` made")
+    assert_told(done, 4, r"theirs\.onnx: there is no card in it.*`whatwhere export` made")
     (tmp_path / "text.onnx").write_text("hello, I am no net", encoding="utf-8")
     with pytest.raises(BundleError, match=r"text\.onnx: this is no ONNX file, or a damaged one"):
         load(tmp_path / "text.onnx")
@@ -384,7 +386,7 @@ def test_a_file_that_was_cut_off_is_damaged(free: Path, tmp_path: Path) -> None:
 def test_what_is_too_large_is_not_read(
     free: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_MOST_CARD_CHARACTERS", 100)
+    monkeypatch.setattr(files, "_MOST_CARD_CHARACTERS", 100)
     with pytest.raises(BundleError, match="more than 16 MB are not read"):
         load(free)
     monkeypatch.setattr(engine, "MOST_BYTES", 1000)

@@ -48,6 +48,7 @@ def make_plan(**changes: Any) -> Plan:
         "grid": describe_grid(GRID),
         "table": make_classes().to_json(),
         "bundles": ("net",),
+        "engines": ("torch",),
         "bands": (1, 2, 3),
         "nodata": None,
         "trust": False,
@@ -71,6 +72,7 @@ OTHERS: dict[str, Any] = {
     "grid": describe_grid(dataclasses.replace(GRID, width=901)),
     "table": make_classes(3, "multiclass").to_json(),
     "bundles": ("net", "net"),
+    "engines": ("onnx",),
     "bands": (3, 2, 1),
     "nodata": 0.0,
     "trust": True,
@@ -198,6 +200,22 @@ def test_the_same_plan_goes_on_with_the_threads_of_the_parts_there(tmp_path: Pat
     again = make_plan(threads=16).settle(tmp_path)
     assert again.threads == 2 and again.stamp == first.stamp
     assert (tmp_path / FILE).read_bytes() == written
+
+
+@pytest.mark.parametrize("mine", ["torch", "onnx"])
+def test_the_same_plan_goes_on_with_the_engine_of_the_parts_there_if_it_may(
+    tmp_path: Path, mine: str
+) -> None:
+    first = make_plan(engines=("onnx",)).settle(tmp_path)
+    again = make_plan(engines=(mine,)).settle(tmp_path, [("torch", "onnx")])
+    assert again.engines == ("onnx",) and again.stamp == first.stamp
+    with pytest.raises(UsageError, match=r"engines +onnx +openvino *\n"):
+        make_plan(engines=("openvino",)).settle(tmp_path, [("torch", "openvino")])
+    both = make_plan(engines=("torch", "torch"), bundles=("net", "net"))
+    with pytest.raises(
+        UsageError, match=r"bundles +net +net, net *\n.*engines +onnx +torch, torch"
+    ):
+        both.settle(tmp_path, [("torch", "onnx"), ("torch", "onnx")])
 
 
 def test_of_two_that_begin_at_once_the_first_plan_is_everybodys(

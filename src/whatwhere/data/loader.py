@@ -309,18 +309,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
         Args:
             length: How many chips there are.
             seed: The run's.
-            shuffle: Whether they are drawn; else all come in order.
-            most: How many are drawn for an epoch; 0 for all.
+            shuffle: Whether they are drawn; else they come in order.
+            most: How many an epoch has; 0 for all. Those in order are evenly spread.
         """
         self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
-        self.most = min(most or length, length) if shuffle else length
+        self.most = min(most or length, length)
         self._skipped = 0
 
     def __len__(self) -> int:
         return self.most
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
+        order = np.arange(self.most) * self.length // max(self.most, 1)
         if self.shuffle:
             order = order_of(self.length, self.most, self.seed, self.epoch)
         skipped, self._skipped = self._skipped, 0
@@ -372,7 +372,7 @@ def make_loader(
         batch_size: Chips in a batch; the last one may be smaller.
         augmentation: How chips are changed.
         workers: Processes that read ahead; 0 reads in this one.
-        epoch_chips: Training chips in an epoch; 0 for all.
+        epoch_chips: Chips in an epoch; 0 for all.
     """
     sampler = EpochSampler(len(chips), chips.seed, chips.training, epoch_chips)
     return DataLoader(

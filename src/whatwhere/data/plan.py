@@ -120,7 +120,7 @@ class DataPlan:
             recipe.batch_size,
             augmentation=augmentation if training and recipe.augment else None,
             workers=workers,
-            epoch_chips=recipe.epoch_chips,
+            epoch_chips=recipe.epoch_chips if training else recipe.val_chips,
         )
 
     @property

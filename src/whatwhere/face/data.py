@@ -122,7 +122,7 @@ class SegmentationData:
     @property
     def class_weight(self) -> dict[int, float]:
         """What `class_balancing` makes a pixel of each class weigh in the loss, by its value."""
-        from whatwhere.training import class_weights
+        from whatwhere.training.course import class_weights
 
         recipe = make_recipe(self.plan.recipe, class_weights="balanced")
         weights = class_weights(dataclasses.replace(self.plan, recipe=recipe))

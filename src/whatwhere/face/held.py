@@ -229,7 +229,7 @@ class Held:
         """Write the net as one file for other programs.
 
         Args:
-            path: Ends in `.onnx`, `.pt2`, `.dlpk` or `.emd`.
+            path: Ends in `.onnx`, `.xml`, `.pt2`, `.dlpk` or `.emd`.
             tile: Side of the only image that it is to take [px], for programs around QGIS; 0 for
                 images of any size.
 

@@ -148,14 +148,18 @@ def areas_m2(shapes: Shapes, crs: str) -> NDArray[np.float64]:
     3-12, 10-1 and 10-2), where the area of a ring does not depend on where it lies. Without a
     coordinate system the areas are in its units.
     """
-    if not crs or not len(shapes):
-        return np.asarray(shapely.area(shapes), dtype=np.float64)
+    found = np.asarray(shapely.area(shapes), dtype=np.float64)
+    some = found > 0  # rings whose corners fall together cannot be cut finer
+    if not crs or not some.any():
+        return found
+    shapes = shapes[some]
     bounds = shapely.bounds(shapes)
     extent = np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1])
     step = _DEGREES if parse_crs(crs).is_geographic else _UNITS
     fine = shapely.segmentize(shapes, np.maximum(np.nan_to_num(extent) / 64, step))
     moved = move_shapes(fine, crs, LONGITUDE_LATITUDE)
-    return np.asarray(shapely.area(shapely.transform(moved, _unrolled)), dtype=np.float64)
+    found[some] = shapely.area(shapely.transform(moved, _unrolled))
+    return found
 
 
 _DEGREES, _UNITS = 0.05, 500.0  # edges shorter than this are straight enough in any system

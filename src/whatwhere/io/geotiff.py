@@ -333,7 +333,7 @@ def _compress(tile: Pixels, style: Style) -> bytes:
         packer = zlib.compressobj(4)
     else:  # runs of one class: five times as quick as all that zlib can find, and hardly larger
         packer = zlib.compressobj(strategy=zlib.Z_RLE)
-    return packer.compress(np.ascontiguousarray(tile)) + packer.flush()
+    return packer.compress(np.ascontiguousarray(tile).data) + packer.flush()
 
 
 def _expand(chunk: bytes, style: Style) -> Pixels:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whatwhere.errors import ShapeError, UsageError
-from whatwhere.nn.blocks import ShuffleUp, cut_back, he_normal_, mirror_up
+from whatwhere.nn.blocks import Dropout, ShuffleUp, cut_back, he_normal_, mirror_up
 from whatwhere.nn.encoder import Encoder, Level
 from whatwhere.nn.pretrained import make_encoder
 
@@ -61,7 +61,7 @@ class Step(nn.Module):
             self.up, inner = nn.ConvTranspose2d(in_channels, out_channels, 2, 2), out_channels
         elif upsample == "shuffle":
             self.up, inner = ShuffleUp(in_channels, out_channels), out_channels
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         layers: list[nn.Module] = []
         for channels in (inner + skip_channels, out_channels):
             conv = nn.Conv2d(channels, out_channels, 3, padding=1, bias=norm == "none")

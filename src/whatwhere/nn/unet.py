@@ -11,6 +11,7 @@ from whatwhere.errors import ShapeError, UsageError
 from whatwhere.nn.blocks import (
     UPSAMPLE_MODES,
     ConvBlock,
+    Dropout,
     UpsampleMode,
     cut_back,
     make_upsample,
@@ -91,12 +92,12 @@ class TutorialUNet(nn.Module):
             inner = in_channels if level == 0 else filters[level - 1]
             self.add_module(f"c{level + 1}", block(inner, filters[level]))
             if level < 4:
-                pool = nn.Sequential(nn.MaxPool2d(2), nn.Dropout(dropout))
+                pool = nn.Sequential(nn.MaxPool2d(2), Dropout(dropout))
                 self.add_module(f"p{level + 1}", pool)
         for step, level in enumerate((3, 2, 1, 0), start=6):
             self.add_module(f"u{step}", make_upsample(filters[level + 1], filters[level], upsample))
             self.add_module(f"c{step}", block(2 * filters[level], filters[level]))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.head = nn.Conv2d(n_filters, n_classes, 1)
         nn.init.xavier_uniform_(self.head.weight)
         if self.head.bias is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from whatwhere.errors import ShapeError, UsageError
+from whatwhere.nn.blocks import Dropout
 from whatwhere.types import Geometry
 
 GEOMETRY = Geometry(stride=16, margin=92, border=92, remainder=12)
@@ -97,7 +98,7 @@ def _block(inner: int, outer: int, dropout: float) -> nn.Sequential:
         _he_normal(conv, 9 * channels)
         layers += [conv, nn.ReLU(inplace=True)]
     if dropout:
-        layers.append(nn.Dropout(dropout))
+        layers.append(Dropout(dropout))
     return nn.Sequential(*layers)
 
 

@@ -24,10 +24,12 @@ class Backend(Protocol):
     Attributes:
         normalizes: Whether it is given the numbers of files, and normalises them by itself.
         device: What it runs on.
+        engine: Its name: `torch`, `onnx` or `openvino`.
     """
 
     normalizes: bool
     device: str
+    engine: str
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn `(N, C, H, W)` into probabilities `(N, K, H, W)` in [0, 1]."""
@@ -42,6 +44,7 @@ class TorchBackend:
     """Runs a net with PyTorch."""
 
     normalizes = False
+    engine = "torch"
 
     def __init__(self, net: Any, task: Task, device: str = "cpu") -> None:
         """Take a module that gives logits; it is put on the device and into evaluation mode."""

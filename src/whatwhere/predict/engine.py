@@ -13,8 +13,18 @@ from whatwhere.bundle import Card
 from whatwhere.errors import BundleError, DataError, NumericsError, ShapeError, UsageError
 from whatwhere.io.image import read_image, resize_image
 from whatwhere.predict.backends import Backend, open_backend
+from whatwhere.predict.choice import (
+    AUTO,
+    EXPORTS,
+    TORCH,
+    Choice,
+    check_backend,
+    open_exported,
+    open_graph,
+    open_rivals,
+)
 from whatwhere.predict.decide import decide
-from whatwhere.predict.onnx import SUFFIX, open_exported
+from whatwhere.talk import Talk
 from whatwhere.tiling import BLIND_MARGIN, frames, mirror, tiles
 from whatwhere.types import Geometry, Image, Labels, Valid
 
@@ -25,7 +35,14 @@ CORE = 1024
 class Predictor:
     """A trained net, ready for images of any size."""
 
-    def __init__(self, card: Card, backend: Backend, tile: int = 0, digest: str = "") -> None:
+    def __init__(
+        self,
+        card: Card,
+        backend: Backend,
+        tile: int = 0,
+        digest: str = "",
+        choice: Choice | None = None,
+    ) -> None:
         """Join a card and an engine.
 
         Args:
@@ -34,8 +51,11 @@ class Predictor:
             tile: The longest side of what the net sees at once [px]; longer images are cut so that
                 no seam shows. 0 takes 1,024 px, or what a net that sees far needs.
             digest: The bundle's.
+            choice: Engines of which one takes the place of `backend` when the size of what the net
+                will see is known; None where there is no choice.
         """
         self.card, self.backend, self.tile, self.digest = card, backend, tile, digest
+        self.choice = choice
         self.approximate = False  # whether an image was cut for a net that looks at whole tiles
 
     @classmethod
@@ -53,6 +73,37 @@ class Predictor:
         """The torch module, in evaluation mode; None with an engine that has none."""
         return getattr(self.backend, "net", None)
 
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The names of the engines that it may be run by; one, unless there is a choice left."""
+        return (self.backend.engine,) if self.choice is None else (*self.choice.backends,)
+
+    def quickest(self, height: int, width: int) -> str:
+        """Return the name of the quickest engine for images of this size; of one, its name."""
+        if self.choice is None:
+            return self.backend.engine
+        most = self.tile or usual_tile(self.card.geometry)
+        return self.choice.quickest(min(height, most), min(width, most))
+
+    def settle(self, height: int, width: int) -> None:
+        """Take the quickest engine for images of this size, where there is a choice."""
+        if self.choice is not None:
+            self.take(self.quickest(*(self.card.resize or (height, width))))
+
+    def take(self, engine: str) -> None:
+        """Take an engine of those that there are.
+
+        Raises:
+            UsageError: It is not among them.
+        """
+        if engine not in self.engines:
+            raise UsageError(
+                f"the work was begun with {engine}, and there is only {', '.join(self.engines)} "
+                "here. Install it, or begin anew."
+            )
+        if self.choice is not None:
+            self.backend, self.choice = self.choice.backends[engine], None
+
     def probabilities(self, pixels: NDArray[Any], valid: Valid | None = None) -> Image:
         """Return the probabilities of an image, at its own size.
 
@@ -67,7 +118,9 @@ class Predictor:
         Raises:
             ShapeError: The image does not have the bands the net was trained on.
         """
-        image = self.prepare(self.card.bands.select(pixels, valid), valid)
+        bands = self.card.bands.select(pixels, valid)
+        self.settle(*bands.shape[-2:])
+        image = self.prepare(bands, valid)
         height, width = image.shape[1:]
         if self.card.resize:
             image = resize_image(image, *self.card.resize)
@@ -171,53 +224,70 @@ class Predictor:
 
 
 def load(
-    path: str | Path, *, device: str = "auto", tile: int = 0, encoder: Any = None
+    path: str | Path,
+    *,
+    device: str = "auto",
+    tile: int = 0,
+    backend: str = "",
+    encoder: Any = None,
+    talk: Talk | None = None,
 ) -> Predictor:
-    """Load a trained net: a run folder, its bundle, or the bundle's card; or an ONNX file of it.
+    """Load a trained net: a run folder, its bundle, or the bundle's card; or an export of it.
 
     Nothing is fetched and no code of the file is run.
 
     Args:
-        path: What `whatwhere train` made, or `whatwhere export` (`.onnx`), for which PyTorch is not
-            loaded.
-        device: `auto`, `cpu`, `cuda` or `mps`; an ONNX file runs on the processor.
+        path: What `whatwhere train` made, or `whatwhere export` (`.onnx`, `.xml`), for which
+            PyTorch is not loaded.
+        device: `auto`, `cpu`, `cuda` or `mps`; all engines but PyTorch run on the processor.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
+        backend: The engine: `torch`, `onnx`, `openvino`, or `auto` for the quickest one here, which
+            is measured with the first image. Empty for `torch`, and for that of an export.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
+        talk: Where it is said that a graph is made for another engine, and which one was taken.
 
     Returns:
-        A predictor: `predict(pixels)`, `probabilities(pixels)`, `net` (the torch module; None of
-        an ONNX file), `card`.
+        A predictor: `predict(pixels)`, `probabilities(pixels)`, `net` (the torch module; None with
+        another engine), `card`.
 
     Raises:
         BundleError: It is missing, damaged, of a newer version, or answers otherwise than it did.
-        UsageError: There is no such device.
+        UsageError: There is no such device or engine, or the net cannot be run by it.
     """
-    if Path(path).suffix.lower() == SUFFIX:
-        return _exported(Path(path), device, tile, encoder)
-    if Path(path).suffix.lower() == ".pt2":
+    path, talk = Path(path), talk or Talk()
+    check_backend(backend)
+    if path.suffix.lower() in EXPORTS:
+        return _exported(path, device, tile, backend, encoder)
+    if path.suffix.lower() == ".pt2":
         raise BundleError(
             f"{path}: this is for PyTorch alone (torch.export.load). Give the run, or export it as "
             ".onnx."
         )
-    found = bundle.load(Path(path))
+    found, folder = bundle.load(path), bundle.bundle_folder(path)
     try:
-        backend = open_backend(found, device, encoder)
+        if backend not in ("", AUTO, TORCH):
+            graph = open_graph(found, folder, backend, device, encoder, talk)
+            return Predictor(found.card, graph, tile, found.digest)
+        usual = open_backend(found, device, encoder)
+        choice = None
+        if backend == AUTO:
+            choice = open_rivals(found, folder, usual, encoder, talk)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
-    return Predictor(found.card, backend, tile, found.digest)
+    return Predictor(found.card, usual, tile, found.digest, choice)
 
 
-def _exported(path: Path, device: str, tile: int, encoder: Any) -> Predictor:
+def _exported(path: Path, device: str, tile: int, backend: str, encoder: Any) -> Predictor:
     if encoder is not None:
         raise UsageError(f"{path}: the whole net is in this file, and takes no encoder=.")
-    backend = open_exported(path, device)
-    found = backend.exported
+    opened = open_exported(path, device, backend)
+    found = opened.exported
     if found.tile and tile not in (0, found.tile):
         raise UsageError(
             f"--tile {tile}: {path} was exported for tiles of {found.tile} px. Export it without "
             "--tile for any."
         )
-    return Predictor(found.usable, backend, found.tile or tile, found.digest)
+    return Predictor(found.usable, opened, found.tile or tile, found.digest)
 
 
 def usual_tile(geometry: Geometry) -> int:

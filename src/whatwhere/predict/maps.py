@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from whatwhere.predict.blocks import FREE, UPRIGHT, Segmenter, bands_in
 from whatwhere.predict.engine import Predictor, usual_tile
 from whatwhere.predict.parts import PIECES, Parts, outputs_of
 from whatwhere.predict.plan import (
+    FILE,
     Plan,
     block_of,
     describe_grid,
@@ -124,11 +127,12 @@ def map_scene(
     planes = sum(10 * segmenter.outputs if kind != "mask" else 2 for kind in plan.outputs)
     disk = require_space(output, height * width, planes)
     place = Path(f"{output}{ENDING}")
-    if options.shard != (1, 1) and not place.exists() and _is_made(targets, plan):
+    engines = [member.engines for member in members]
+    if options.shard != (1, 1) and not place.exists() and _is_made(targets, plan, engines):
         talk.say(f"done     {output} is this very map: nothing is left to do")
         return Mapped(targets)
     folder = files.make_folder(place)
-    parts = Parts(folder, plan.settle(folder))
+    parts = Parts(folder, _settled(plan, members, folder, segmenter.lattice.tile))
     mine = list(plan.share(options.shard))
     todo = [n for n in talk.track(mine, "looking for parts", len(mine)) if not parts.is_done(n)]
     _tell(raster, plan, segmenter, disk, (len(mine), len(todo)), options, talk)
@@ -149,7 +153,7 @@ def map_scene(
     try:
         mapped = assemble(parts, output, options.polygons, talk)
     except DataError:
-        if folder.exists() or not _is_made(targets, parts.plan):
+        if folder.exists() or not _is_made(targets, parts.plan, [parts.plan.engines]):
             raise
         talk.say(f"done     {output}: another shard has put it together")
         return Mapped(targets)
@@ -158,12 +162,25 @@ def map_scene(
     return mapped
 
 
-def _is_made(targets: Sequence[Path], plan: Plan) -> bool:
-    """Whether the outputs are there and the rasters carry the plan's stamp."""
+def _settled(plan: Plan, members: Sequence[Predictor], folder: Path, tile: int) -> Plan:
+    """Settle the plan and the engine of each net: that of the parts there, or the quickest."""
+    if not (folder / FILE).exists():
+        quickest = tuple(member.quickest(tile, tile) for member in members)
+        plan = dataclasses.replace(plan, engines=quickest)
+    settled = plan.settle(folder, [member.engines for member in members])
+    for member, engine in zip(members, settled.engines, strict=True):
+        member.take(engine)
+    return settled
+
+
+def _is_made(targets: Sequence[Path], plan: Plan, engines: Sequence[Sequence[str]]) -> bool:
+    """Whether the outputs are there, and the rasters carry the plan's stamp with such engines."""
     rasters = [path for path in targets if path.suffix.lower() not in WRITTEN]
-    return all(path.is_file() for path in targets) and all(
-        stamp_of(path) == plan.stamp for path in rasters
-    )
+    if not all(path.is_file() for path in targets):
+        return False
+    found = {stamp_of(path) for path in rasters}
+    plans = (dataclasses.replace(plan, engines=names) for names in itertools.product(*engines))
+    return any(found == {one.stamp} for one in plans)
 
 
 def assemble(parts: Parts, output: Path, polygons: Polygons | None, talk: Talk) -> Mapped:
@@ -258,6 +275,7 @@ def _plan(
         grid=describe_grid(raster.grid),
         table=card.classes.to_json(),
         bundles=tuple(member.digest for member in members),
+        engines=tuple(member.backend.engine for member in members),
         bands=segmenter.numbers,
         nodata=options.nodata,
         trust=options.trust,

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ BLOCK = 2048
 """Side of a block [px]: each is one part."""
 
 _SAMPLES, _SAMPLE_BYTES = 64, 65536
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Plan:
         grid: Its grid, as JSON holds it.
         table: The class table, as JSON holds it.
         bundles: Digests of the nets.
+        engines: What runs each of them: other engines give other last digits.
         bands: The positions of their bands in the raster.
         nodata: What the user says that stands for "no data"; None for what the file says.
         trust: Whether what lies beside the raster is read.
@@ -66,6 +67,7 @@ class Plan:
     grid: Mapping[str, Any]
     table: Mapping[str, Any]
     bundles: tuple[str, ...]
+    engines: tuple[str, ...]
     bands: tuple[int, ...]
     nodata: float | None
     trust: bool
@@ -112,10 +114,14 @@ class Plan:
         """Yield the blocks of shard `(i, n)`, i from 1: every n-th one."""
         yield from range(shard[0] - 1, self.rows * self.columns, shard[1])
 
-    def settle(self, folder: Path) -> Plan:
+    def settle(self, folder: Path, engines: Sequence[Sequence[str]] = ()) -> Plan:
         """Write the plan, or go on with the one that is there: its number of threads is kept.
 
         Of several machines that begin at once the first one's plan is everybody's.
+
+        Args:
+            folder: Where the parts lie.
+            engines: Of each net those that may be taken if the plan there names them.
 
         Raises:
             UsageError: The parts that are there belong to another plan; a table shows in what it
@@ -128,6 +134,9 @@ class Plan:
                 self._clear(folder)
         there = load_plan(folder)
         plan = dataclasses.replace(self, threads=there.threads)
+        pairs = zip(there.engines, engines, strict=False)
+        if len(there.engines) == len(engines) and all(name in some for name, some in pairs):
+            plan = dataclasses.replace(plan, engines=there.engines)
         was, now = (json.loads(_canonical(one)) for one in (there, plan))
         rows = [(k, _brief(was[k]), _brief(now[k])) for k in now if was[k] != now[k]]
         if rows:
@@ -173,7 +182,7 @@ def load_plan(folder: Path) -> Plan:
     found = _read(path)
     try:
         named = {item.name: found[item.name] for item in dataclasses.fields(Plan)}
-        lists = ("bundles", "bands", "thresholds", "outputs")
+        lists = ("bundles", "engines", "bands", "thresholds", "outputs")
         named |= {name: tuple(named[name]) for name in lists}
         if isinstance(named["nodata"], str):
             named["nodata"] = float(named["nodata"])

@@ -75,11 +75,14 @@ class Averaging(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to go on; Lightning keeps it."""
-        return {} if self._average is None else {**self._average.to_keep(), "step": self._step}
+        if self._average is None:
+            return {}
+        return {**self._average.to_keep(), "step": self._step, "half_life": self.half_life}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back; the average is made later."""
         self._kept, self._step = state_dict, int(state_dict["step"])
+        self.half_life = float(state_dict.get("half_life", self.half_life))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_args: Any, **_named: Any) -> None:
         if self._average is not None and trainer.global_step > self._step:

@@ -27,6 +27,7 @@ from whatwhere.machine import keep_pages, threads
 from whatwhere.metrics import scores
 from whatwhere.talk import Talk
 from whatwhere.train.callbacks import Averaging, Overflows, Rates, Resting
+from whatwhere.train.clock import Clock, Timed
 from whatwhere.train.keeper import Keeper, StateIO
 from whatwhere.train.module import Segmentation
 from whatwhere.train.optim import set_rate
@@ -70,6 +71,8 @@ class History:
         epochs: In order.
         stopped: Why it ended, in words.
         step_seconds: The median time of a training step, loading included.
+        val_seconds: The median time of a validation.
+        steps: How many there were.
         interrupted: Whether the user stopped it.
         signal: Which signal did; None where none did.
     """
@@ -77,6 +80,8 @@ class History:
     epochs: tuple[Epoch, ...]
     stopped: str
     step_seconds: float
+    val_seconds: float = 0.0
+    steps: int = 0
     interrupted: bool = False
     signal: int | None = None
 
@@ -98,9 +103,11 @@ class _Watch(pl.Callback):
         on_best: Callable[[Weights, Epoch], None],
         averaging: Averaging,
         advice: Advice,
+        timed: Timed | None,
     ) -> None:
         self.recipe, self.talk, self.log_file, self.on_best = recipe, talk, log, on_best
         self.averaging, self.advice, self.rate = averaging, advice, recipe.lr
+        self.timed = timed
         self.plateau = Plateau(
             recipe.lr_factor, recipe.lr_patience, recipe.lr_min_delta, recipe.min_lr
         )
@@ -110,6 +117,7 @@ class _Watch(pl.Callback):
         self.stopped = _all_done(recipe)
         self.started = self.stepped = 0.0
         self.durations: list[float] = []
+        self.validations: list[float] = []
         self._bar: Any = None
         self._step: Callable[..., None] = lambda **_changes: None
 
@@ -137,7 +145,7 @@ class _Watch(pl.Callback):
 
     def _begin(self, epoch: int) -> None:
         self.started = self.stepped = time.monotonic()
-        self._bar = self.talk.bar(f"epoch {epoch + 1}/{self.recipe.epochs}", self.steps)
+        self._bar = self.talk.bar(f"epoch {self._number(epoch + 1)}", self.steps)
         self._step = self._bar.__enter__()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_args: Any) -> None:
@@ -159,6 +167,7 @@ class _Watch(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Runs after the validation."""
         self.close_bar()
+        self.validations.append(time.monotonic() - self.stepped)
         if not isinstance(pl_module, Segmentation):
             raise TypeError(f"{type(pl_module).__name__} was not made here.")
         loss, counts = pl_module.validation["loss"], pl_module.validation["counts"]
@@ -191,6 +200,11 @@ class _Watch(pl.Callback):
             what = self.recipe.monitor.replace("_", " ")
             self.stopped = f"the validation {what} was no better for {self.stopper.bad} epochs"
             trainer.should_stop = True
+        elif self.timed is not None and self.timed.over:
+            self.stopped = f"the {self.recipe.minutes:g} minutes were over"
+
+    def _number(self, epoch: int) -> str:
+        return f"{epoch}" if self.timed else f"{epoch}/{self.recipe.epochs}"
 
     def _lower_rate(self, optimizer: torch.optim.Optimizer, stands: float) -> None:
         rate = self.plateau.next_lr(stands, self.rate)
@@ -210,7 +224,7 @@ class _Watch(pl.Callback):
             files.write_text(self.log_file, to_csv(self.epochs))
         iou = "–" if row.val_mean_iou is None else f"{row.val_mean_iou:.4f}"
         self.talk.say(
-            f"epoch {row.epoch:3d}/{self.recipe.epochs}  loss {row.train_loss:.4f}  "
+            f"epoch {self._number(row.epoch):>3}  loss {row.train_loss:.4f}  "
             f"validation loss {row.val_loss:.4f}  mean IoU {iou}  lr {row.lr:.1e}  "
             f"{row.seconds:.0f} s{'  best' if row.best else ''}"
         )
@@ -235,6 +249,7 @@ def fit(
     state: Mapping[str, Any] | None = None,
     of: Mapping[str, Any] | None = None,
     save_minutes: float = 5.0,
+    clock: Clock | None = None,
 ) -> History:
     """Train a net; its weights are those of the last epoch afterwards, the best went to `on_best`.
 
@@ -264,6 +279,8 @@ def fit(
             never interrupted.
         of: What is trained, to be kept with each state.
         save_minutes: From one state to the next [min]; 0 keeps one after each step.
+        clock: How long it may take, where the recipe's `minutes` count; a training that goes on
+            has what was left. Then two calls do not give the same weights.
 
     Raises:
         UsageError: The loss cannot be built, or the device does not have the precision.
@@ -276,12 +293,17 @@ def fit(
     torch.manual_seed(recipe.seed)
     module = Segmentation(net, recipe, task, n_classes, class_weights)
     batches = min(len(train), most_batches or len(train))
-    steps = steps_of(batches, recipe)
+    timed = None
+    if recipe.minutes and not most_batches:
+        clock = clock or Clock(60 * recipe.minutes, 1)
+        timed = Timed(recipe, clock)
+    steps = steps_of(batches, recipe) if clock is None else clock.steps
     averaging = Averaging(net, recipe.ema * steps)
-    watch = _Watch(recipe, batches, talk, log, on_best, averaging, Advice(task, class_names))
+    advice = Advice(task, class_names)
+    watch = _Watch(recipe, batches, talk, log, on_best, averaging, advice, timed)
     rest = 0 if most_batches else recipe.freeze_epochs
     resting = Resting(net, rest, talk, recipe.train_first)
-    callbacks: list[pl.Callback] = [resting, Rates(recipe, steps), averaging, watch]
+    callbacks: list[pl.Callback] = [resting, timed or Rates(recipe, steps), averaging, watch]
     if recipe.precision == "16":
         callbacks.append(Overflows())
     interrupted, stop, source = False, Stop(), StateIO(state)
@@ -314,7 +336,15 @@ def fit(
     stopped = "it was interrupted" if interrupted else watch.stopped
     # The first one warms up.
     usual = float(np.median(watch.durations[1:] or watch.durations or [0.0]))
-    return History(tuple(watch.epochs), stopped, usual, interrupted, stop.signal)
+    return History(
+        epochs=tuple(watch.epochs),
+        stopped=stopped,
+        step_seconds=usual,
+        val_seconds=float(np.median(watch.validations or [0.0])),
+        steps=len(watch.durations),
+        interrupted=interrupted,
+        signal=stop.signal,
+    )
 
 
 def finished(state: Mapping[str, Any], recipe: Recipe) -> History | None:

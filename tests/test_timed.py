@@ -1,0 +1,159 @@
+"""A training of so many minutes: what it tries, takes, divides and says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from made import salt_folder
+from told import assert_told, call
+from whatwhere import jobs
+from whatwhere.config import make_recipe
+from whatwhere.data.inputs import Inputs
+from whatwhere.data.plan import DataPlan, plan_data
+from whatwhere.errors import UsageError
+from whatwhere.talk import QUIET, Talk
+from whatwhere.training import timed
+from whatwhere.training.timed import Trial, candidates, settle
+
+NONE = frozenset[str]()
+
+
+class Heard(Talk):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str = "") -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> DataPlan:
+    folder = salt_folder(tmp_path_factory.mktemp("data") / "d", count=20, size=(32, 32))
+    return plan_data(Inputs(folder), make_recipe("timed", minutes=10.0), QUIET)
+
+
+def trial(name: str, recipe: Any, score: float, **more: Any) -> Trial:
+    facts = {"steps": 9, "step_seconds": 0.5, "chip_seconds": 0.01, "parameters": 7}
+    return Trial(name, recipe, score=score, **{**facts, **more})
+
+
+def settled(
+    monkeypatch: pytest.MonkeyPatch, plan: DataPlan, folder: Path, scores: list[float], **more: Any
+) -> tuple[Any, dict[str, Any], list[str]]:
+    """What is decided if candidates do like this."""
+    names = ["small", "own", "large"][: len(scores)]
+    monkeypatch.setattr(timed, "candidates", lambda recipe, *_: [(name, recipe) for name in names])
+    given = iter(scores)
+
+    def tried(name: str, of: Any, *_: Any, **__: Any) -> Trial:
+        return trial(name, of[0].recipe, next(given), **more)
+
+    monkeypatch.setattr(timed, "_try", tried)
+    heard = Heard()
+    found = settle(plan, NONE, "cpu", 0, None, folder, timed.time.monotonic(), heard)
+    return found, json.loads((folder / "report" / "choice.json").read_text()), heard.lines
+
+
+def test_the_best_candidate_gets_the_rest(
+    monkeypatch: pytest.MonkeyPatch, plan: DataPlan, tmp_path: Path
+) -> None:
+    found, choice, lines = settled(monkeypatch, plan, tmp_path, [0.3, 0.7, 0.5])
+    assert [row["chosen"] for row in choice["candidates"]] == [False, True, False]
+    assert any("chosen   own: the highest mean IoU (0.700)" in line for line in lines)
+    assert "orientation" in choice["found"] and "%" in choice["found"]["training pixels"]
+    # 600 s, less the report and twice the validation of 3 chips.
+    assert found.clock.seconds == pytest.approx(600 - 6 - 0.06, abs=1)
+    assert found.clock.steps == pytest.approx(600 / 0.5, rel=0.1)
+
+
+def test_one_that_cannot_be_tried_is_named_and_left(
+    monkeypatch: pytest.MonkeyPatch, plan: DataPlan, tmp_path: Path
+) -> None:
+    _, choice, _ = settled(monkeypatch, plan, tmp_path, [0.3, 0.7], error="")
+    assert choice["candidates"][1]["chosen"]
+    with pytest.raises(UsageError, match="nothing could be trained .*small: too large"):
+        settled(monkeypatch, plan, tmp_path, [-1.0], error="too large")
+
+
+def test_epochs_and_validations_fit_the_time(
+    monkeypatch: pytest.MonkeyPatch, plan: DataPlan, tmp_path: Path
+) -> None:
+    """A step of 15 s: an epoch is 3 of them, and no more chips are judged than it takes."""
+    found, _, _ = settled(monkeypatch, plan, tmp_path, [0.3], step_seconds=15.0, chip_seconds=1.0)
+    recipe = found.plan.recipe
+    assert recipe.epoch_chips == 0 and recipe.val_chips == 0  # 14 chips are fewer than 3 batches
+    with pytest.raises(UsageError, match=r"scoring 3 validation chips takes .* s of them"):
+        settled(monkeypatch, plan, tmp_path, [0.3], step_seconds=400.0, chip_seconds=60.0)
+
+
+def test_without_weights_at_hand_others_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise UsageError(f"{name} cannot be fetched.")
+
+    monkeypatch.setattr("whatwhere.nets.fetch_weights", missing)
+    heard = Heard()
+    recipe = make_recipe("timed", minutes=5.0)
+    found = candidates(recipe, NONE, None, heard)
+    assert [name for name, _ in found] == ["tutorial, from scratch", "resnet34, from scratch"]
+    assert not found[1][1].pretrained
+    assert sum("has no pretrained weights here" in line for line in heard.lines) == 2
+    monkeypatch.setattr("whatwhere.nets.fetch_weights", lambda _name: Path("w"))
+    found = candidates(recipe, NONE, None, heard)
+    assert [name for name, _ in found] == [
+        *("tf_efficientnet_lite0, pretrained", "tutorial, from scratch", "resnet34, pretrained")
+    ]
+    asked = make_recipe("timed", model="tutorial", minutes=5.0)
+    assert candidates(asked, frozenset({"model"}), None, heard) == [("tutorial", asked)]
+
+
+def test_large_chips_come_in_smaller_batches(plan: DataPlan) -> None:
+    import dataclasses
+
+    large = dataclasses.replace(plan, shape=(256, 256))
+    assert timed._paced(large, NONE, "cpu").batch_size == 8
+    assert timed._paced(large, NONE, "cpu").lr == pytest.approx(plan.recipe.lr / 2)
+    for said, device in ((frozenset({"batch_size"}), "cpu"), (NONE, "cuda")):
+        assert timed._paced(large, said, device) == plan.recipe
+    assert timed._paced(plan, NONE, "cpu").batch_size == plan.recipe.batch_size
+
+
+def test_minutes_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run of three seconds has a choice, a first picture, a tuned threshold, its recipe."""
+    monkeypatch.setattr(timed, "CANDIDATES", ("tutorial",))
+    monkeypatch.setattr(timed, "_LEAST_RACE", 0.3)
+    monkeypatch.setattr(timed, "_REPORT", 0.5)
+    data = salt_folder(tmp_path / "d", count=20, size=(32, 32))
+    run = tmp_path / "run"
+    done = call("train", data, "-o", run, "--minutes", 0.1, "--n-filters", 2, "--batch-size", 4)
+    assert_told(done, 0, "trying   tutorial", "minutes were over", "tuned    ")
+    assert (run / "report" / "first.png").stat().st_size > 1000
+    card = json.loads((run / "bundle" / "bundle.json").read_text())["card"]
+    assert card["tuning"]["metric"] == "iou" and card["recipe"]["minutes"] == 0.1
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Choice</h2>" in page and "tutorial, from scratch" in page
+    again = call("train", data, "-o", run, "--resume")
+    assert_told(again, 2, "this training is finished")
+
+
+def test_a_choice_that_was_not_followed_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(timed, "CANDIDATES", ("tutorial",))
+    monkeypatch.setattr(timed, "_LEAST_RACE", 0.3)
+    data = salt_folder(tmp_path / "d", count=20, size=(32, 32))
+    words = ("--minutes", 0.01, "--n-filters", 2)
+    done = call("train", data, "-o", tmp_path / "run", *words)
+    assert_told(done, 2, "Allow more")
+    assert not (tmp_path / "run").exists()
+    assert jobs.train(
+        data, tmp_path / "run", minutes=1.0, n_filters=2, model="tutorial", dry_run=True,
+        talk=QUIET,
+    ) is None  # fmt: skip
+    assert not (tmp_path / "run").exists()
