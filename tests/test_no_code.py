@@ -43,7 +43,9 @@ _heard: list[str] | None = None
 def _hear(event: str, words: tuple[Any, ...]) -> None:
     if _heard is None or event not in EVENTS:
         return
-    if not (event == "compile" and words[1] == "<unknown>"):  # NumPy's heads, read as literals
+    literal = event == "compile" and words[1] == "<unknown>"  # NumPy's heads
+    asked = event == "ctypes.dlopen" and "nvidia-ml" in str(words[0])  # torch looks for a GPU
+    if not (literal or asked):
         _heard.append(f"{event} {str(words)[:200]}")
 
 

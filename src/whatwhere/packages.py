@@ -329,7 +329,7 @@ def open_package(path: Path, into: Path, most_bytes: int = MOST_BYTES) -> Path:
         raise
     except _FAULTS as error:
         raise BundleError(
-            f"{path}: this is no package, or a damaged one: {error}. Copy it again."
+            f"{path}: this is no package, or a damaged one: {str(error)[:200]}. Copy it again."
         ) from error
     except OSError as error:
         told = error.strerror or str(error)
@@ -369,7 +369,7 @@ def _checked(
             found["/".join(parts)] = info
     definitions = [name for name in found if name.lower().endswith(".emd")]
     if len(definitions) != 1:
-        shown = ", ".join(sorted(definitions or found)[:8]) or "nothing"
+        shown = ", ".join(name[:80] for name in sorted(definitions or found)[:8]) or "nothing"
         raise BundleError(
             f"{path}: one .emd file must be in a package, and there are {len(definitions)}; found "
             f"were {shown}."
@@ -408,6 +408,6 @@ def _unpack(
         while data := stream.read(_STEP):
             size += len(data)
             if size > min(info.file_size, left):
-                raise BundleError(f"{path}: {info.filename!r} is larger than it says.")
+                raise BundleError(f"{path}: {info.filename[:80]!r} is larger than it says.")
             out.write(data)
     return size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,8 +45,15 @@ def test_an_epoch_of_all_chips_is_what_it_was_without_the_setting() -> None:
         sampler.set_epoch(2)
         assert len(sampler) == 20
         assert [i for _, i in sampler] == order_of(20, 20, 3, 2).tolist()
-    kept = EpochSampler(20, 3, shuffle=False, most=7)
+    kept = EpochSampler(20, 3, shuffle=False)
     assert len(kept) == 20 and [i for _, i in kept] == list(range(20))
+
+
+def test_some_of_those_in_order_are_evenly_spread() -> None:
+    kept = EpochSampler(20, 3, shuffle=False, most=7)
+    found = [i for _, i in kept]
+    assert len(kept) == len(found) == 7 and found == sorted(set(found))
+    assert found[0] == 0 and {b - a for a, b in itertools.pairwise(found)} <= {2, 3}
 
 
 @pytest.mark.parametrize("length", [300_000])

@@ -580,8 +580,11 @@ def grids(draw: st.DrawFn) -> Grid:
     return Grid(UTM, Affine.translation(x, y) @ matrix, height, width)
 
 
+PLACES = st.floats(-4, 28).map(lambda place: round(place, 6))  # GEOS stumbles over 1e-272
+
+
 @settings(max_examples=60, deadline=None)
-@given(grids(), st.lists(st.tuples(*[st.floats(-4, 28)] * 4, st.integers(0, 4)), max_size=5))
+@given(grids(), st.lists(st.tuples(*[PLACES] * 4, st.integers(0, 4)), max_size=5))
 def test_burnt_pixels_are_those_whose_centre_is_inside(
     grid: Grid, boxes: list[tuple[float, float, float, float, int]]
 ) -> None:

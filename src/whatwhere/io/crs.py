@@ -158,7 +158,9 @@ def areas_m2(shapes: Shapes, crs: str) -> NDArray[np.float64]:
     step = _DEGREES if parse_crs(crs).is_geographic else _UNITS
     fine = shapely.segmentize(shapes, np.maximum(np.nan_to_num(extent) / 64, step))
     moved = move_shapes(fine, crs, LONGITUDE_LATITUDE)
-    found[some] = shapely.area(shapely.transform(moved, _unrolled))
+    there = np.isfinite(shapely.bounds(moved)).all(axis=1)
+    found[some] = 0  # what lies nowhere has no area
+    found[np.flatnonzero(some)[there]] = shapely.area(shapely.transform(moved[there], _unrolled))
     return found
 
 
@@ -169,8 +171,7 @@ _RADIUS, _ECCENTRICITY = 6378137.0, 0.0818191908426215  # of WGS 84 [m]
 def _unrolled(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Move longitudes and latitudes to the equal-area cylinder [m]; rings go on across 180°."""
     e = _ECCENTRICITY
-    with np.errstate(invalid="ignore"):  # what lies nowhere has no area
-        sine = np.sin(np.radians(points[:, 1]))
+    sine = np.sin(np.radians(points[:, 1]))
     q = sine / (1 - (e * sine) ** 2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e)
     across = np.unwrap(points[:, 0], period=360)
     return np.column_stack([np.radians(across) * _RADIUS, (1 - e * e) * q * _RADIUS / 2])

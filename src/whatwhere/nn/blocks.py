@@ -75,7 +75,7 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:
             return x
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if x.device.type not in ("cpu", "meta") or torch.compiler.is_compiling():
             return super().forward(x)
         out: Tensor = _Dropped.apply(x, min(round(self.p * _CHANCES), _CHANCES - 1))
         return out
@@ -89,7 +89,8 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: int) -> Tensor:
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), 2**63 - 1)
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+        draws.random_(-(2**63), 2**63 - 1)
         kept = torch.empty_like(x, dtype=torch.bool)
         flat = kept.as_strided((x.numel(),), (1,))  # in the order of the memory
         torch.ge(draws.view(torch.int16)[: x.numel()], share - _CHANCES // 2, out=flat)

@@ -145,7 +145,7 @@ class _Watch(pl.Callback):
 
     def _begin(self, epoch: int) -> None:
         self.started = self.stepped = time.monotonic()
-        self._bar = self.talk.bar(f"epoch {self._number(epoch + 1)}", self.steps)
+        self._bar = self.talk.bar(f"epoch {self._number(epoch + 1).strip()}", self.steps)
         self._step = self._bar.__enter__()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_args: Any) -> None:
@@ -204,7 +204,7 @@ class _Watch(pl.Callback):
             self.stopped = f"the {self.recipe.minutes:g} minutes were over"
 
     def _number(self, epoch: int) -> str:
-        return f"{epoch}" if self.timed else f"{epoch}/{self.recipe.epochs}"
+        return f"{epoch:3d}" if self.timed else f"{epoch:3d}/{self.recipe.epochs}"
 
     def _lower_rate(self, optimizer: torch.optim.Optimizer, stands: float) -> None:
         rate = self.plateau.next_lr(stands, self.rate)
@@ -224,7 +224,7 @@ class _Watch(pl.Callback):
             files.write_text(self.log_file, to_csv(self.epochs))
         iou = "–" if row.val_mean_iou is None else f"{row.val_mean_iou:.4f}"
         self.talk.say(
-            f"epoch {self._number(row.epoch):>3}  loss {row.train_loss:.4f}  "
+            f"epoch {self._number(row.epoch)}  loss {row.train_loss:.4f}  "
             f"validation loss {row.val_loss:.4f}  mean IoU {iou}  lr {row.lr:.1e}  "
             f"{row.seconds:.0f} s{'  best' if row.best else ''}"
         )
