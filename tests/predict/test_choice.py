@@ -90,6 +90,7 @@ def test_a_run_answers_the_same_on_every_engine(run: Path, engine: str) -> None:
     assert graphs_in(run) == before and len(before) == 1 and not talk.lines
 
 
+@pytest.mark.slow
 def test_what_was_made_once_needs_no_pytorch(run: Path, tmp_path: Path) -> None:
     Image.fromarray(make_pixels(50, 60).transpose(1, 2, 0)).save(tmp_path / "i.png")
     code = (
