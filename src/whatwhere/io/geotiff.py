@@ -331,7 +331,7 @@ def _compress(tile: Pixels, style: Style) -> bytes:
     if style.smooth:
         tile = np.diff(tile, axis=1, prepend=np.uint8(0))
         packer = zlib.compressobj(4)
-    else:  # runs of one class: five times as quick as all that zlib can find, and hardly larger
+    else:  # runs of one class: five times as quick as all zlib can find; up to 45 % larger
         packer = zlib.compressobj(strategy=zlib.Z_RLE)
     return packer.compress(np.ascontiguousarray(tile).data) + packer.flush()
 
