@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-os.environ["KERAS_BACKEND"] = "torch"  # before the first import of keras
+os.environ.setdefault("KERAS_BACKEND", "torch")  # before the first import of keras
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -269,7 +269,10 @@ def test_blocks_and_the_whole_agree(
         total += answer[:, :: -1 if down else 1, :: -1 if across else 1]
     whole = values_of(package, total.argmax(0))
     inside = (slice(far, 304 - far), slice(far, 288 - far))
-    np.testing.assert_array_equal(found[inside], whole[inside])
+    second, first = np.sort(total / len(turns), axis=0)[-2:]
+    clear = first - second > 1e-5  # where two classes are level, the last digit decides
+    assert clear[inside].mean() > 0.999
+    np.testing.assert_array_equal(found[inside][clear[inside]], whole[inside][clear[inside]])
     assert len(np.unique(found[inside])) > 2
 
 

@@ -7,6 +7,7 @@ import csv
 import html
 import io
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -194,7 +195,7 @@ def write(run: Path, card: Card, colors: Sequence[tuple[str, Color]]) -> Path:
     if choice:
         sections.append(f"<h2>Choice</h2>{_choice(choice)}")
     for title, name, note in (
-        ("Training", "curves", ""),
+        ("Training", "curves", _waiting_note(run)),
         ("Examples", "examples", _legend(card.classes, colors)),
         ("Threshold", "thresholds", _threshold_note(card)),
     ):
@@ -268,6 +269,19 @@ def _legend(classes: Classes, colors: Sequence[tuple[str, Color]]) -> str:
         "<p>Validation images from the worst to the best, evenly spread.</p>"
         f"<p class='legend'>{chips}</p>"
     )
+
+
+def _waiting_note(run: Path) -> str:
+    """Return what the log says of the time that steps waited for data; nothing without one."""
+    try:
+        text = (run / "log.csv").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = [float(row["waiting"]) for row in csv.DictReader(io.StringIO(text)) if "waiting" in row]
+    if not found:
+        return ""
+    share = statistics.median(found[1:] or found)
+    return f"<p>Of the time of the steps, {share:.1%} went by waiting for data.</p>"
 
 
 def _threshold_note(card: Card) -> str:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from made import salt_folder
 from whatwhere.config import Recipe, make_recipe
 from whatwhere.data.plan import plan_data
 from whatwhere.errors import NumericsError
 from whatwhere.talk import Talk
+from whatwhere.train.callbacks import Waiting
 from whatwhere.train.fit import Epoch, History, Weights, fit
 from whatwhere.train.schedule import Plateau, Stopper, rate_at
 
@@ -171,3 +173,41 @@ def test_few_steps_make_batch_norm_forget_faster_and_many_do_not() -> None:
     assert few**9 == pytest.approx(0.05, rel=1e-2)
     assert net_arguments(make_recipe(bn_adapt=False), 9)["bn_momentum"] == 0.99
     assert net_arguments(make_recipe(bn_momentum=0.3), 9)["bn_momentum"] == 0.3
+
+
+def test_the_share_of_waiting_is_that_between_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 11.0, 13.0, 13.5, 14.0])  # waits 1 s, steps 2 s, waits 0.5 s, steps 0.5 s
+    monkeypatch.setattr("whatwhere.train.callbacks.time.monotonic", lambda: next(clock))
+    waiting, trainer = Waiting(), cast(Any, None)
+    waiting.on_train_epoch_start(trainer, trainer)
+    for _ in range(2):
+        waiting.on_train_batch_start(trainer)
+        waiting.on_train_batch_end(trainer)
+    assert waiting.share == pytest.approx(1.5 / 4)
+
+
+class Slow(Dataset[dict[str, Tensor]]):
+    """Takes longer to read than a net of one weight takes to learn."""
+
+    def __init__(self, chips: dict[str, Tensor]) -> None:
+        self.chips = chips
+
+    def __len__(self) -> int:
+        return len(self.chips["image"])
+
+    def __getitem__(self, at: int) -> dict[str, Tensor]:
+        time.sleep(0.05)
+        return {name: value[at] for name, value in self.chips.items()}
+
+
+def test_a_training_that_waits_for_its_data_says_so(tmp_path: Path) -> None:
+    image = torch.randn(4, 1, 8, 8)
+    read = {**batch(image, (image[:, 0] > 0).long()), "index": torch.arange(4)}
+    chips: Any = DataLoader(Slow(read), batch_size=2)
+    history = fit(
+        OneWeight(1.0), chips, chips, make_recipe(epochs=3), "binary", 2,
+        on_best=lambda *_: None, talk=QUIET, log=tmp_path / "log.csv",
+    )  # fmt: skip
+    assert 0.5 < history.waiting < 1
+    with open(tmp_path / "log.csv", newline="", encoding="utf-8") as stream:
+        assert all(0.5 < float(row["waiting"]) < 1 for row in csv.DictReader(stream))

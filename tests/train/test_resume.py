@@ -22,8 +22,14 @@ from forks import Forks
 from made import salt_folder
 from whatwhere import files, jobs
 from whatwhere.cli import app
-from whatwhere.errors import BundleError, BusyError, NumericsError, UsageError
+from whatwhere.config import make_recipe
+from whatwhere.data.inputs import Inputs
+from whatwhere.data.plan import plan_data
+from whatwhere.errors import BundleError, BusyError, Interrupted, NumericsError, UsageError
+from whatwhere.nn.build import build_model
 from whatwhere.talk import QUIET, Talk
+from whatwhere.train.callbacks import Waiting
+from whatwhere.train.fit import fit
 from whatwhere.train.state import KEPT, States, decode, encode, read_state
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks and kills as POSIX does")
@@ -120,6 +126,30 @@ def test_a_polite_stop_keeps_the_step_and_has_its_own_code(
     assert state["at"]["epoch"] * 4 + state["at"]["batch"] == state["global_step"] > 0
 
 
+def test_a_signal_that_comes_after_a_step_was_looked_at_loses_no_more_than_a_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the callback that keeps states and Lightning's own look at what it heard."""
+    plan = plan_data(Inputs(data), make_recipe(batch_size=4, epochs=3), QUIET)
+    states, steps = States(tmp_path / "checkpoints"), 0
+
+    def late(*_args: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Waiting, "on_train_batch_end", late)
+    with pytest.raises(Interrupted):
+        fit(
+            build_model("tutorial", 1, 1, n_filters=2), plan.loader("train"), plan.loader("val"),
+            plan.recipe, "binary", 2, on_best=lambda *_: None, talk=QUIET, states=states,
+            save_minutes=60,
+        )  # fmt: skip
+    (path,) = states.paths()
+    assert read_state(path)["global_step"] == 3
+
+
 def test_the_whole_of_it_goes_on_by_the_command_line(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,8 +184,8 @@ def test_the_whole_of_it_goes_on_by_the_command_line(
     assert "resume   at epoch 2, after 2 of 4 batches (step 6)" in done.output
     assert weights(run) == weights(calm)
     rows = [(one / "log.csv").read_text().splitlines() for one in (calm, run)]
-    cut = [[[*row.split(",")[:1], *row.split(",")[2:]] for row in one] for one in rows]
-    assert cut[0] == cut[1]  # all but the seconds
+    cut = [[[*row.split(",")[:1], *row.split(",")[2:-1]] for row in one] for one in rows]
+    assert cut[0] == cut[1]  # all but the seconds and the waiting
     again = runner.invoke(app, ["train", str(data), "-o", str(run), "--resume"])
     assert again.exit_code == 2 and "this training is finished" in again.output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import lightning.pytorch as pl
@@ -29,6 +30,36 @@ class Rates(pl.Callback):
         if self.recipe.schedule != "plateau":
             rate = rate_at(trainer.global_step, self.steps, self.recipe)
             set_rate(trainer.optimizers[0], rate)
+
+
+class Waiting(pl.Callback):
+    """Counts the time that the steps of an epoch wait for their batches.
+
+    It comes last: what other callbacks do after a step, such as keeping its state, is no waiting.
+    """
+
+    def __init__(self) -> None:
+        self._begun = self._ended = self._waited = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of the time of the epoch's steps, from 0 to 1."""
+        return self._waited / max(self._ended - self._begun, 1e-9)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._begun = self._ended = time.monotonic()
+        self._waited = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_args: Any) -> None:
+        if not self._begun:  # a training that goes on in the middle of an epoch
+            self._begin()
+        self._waited += time.monotonic() - self._ended
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_args: Any, **_named: Any) -> None:
+        self._ended = time.monotonic()
 
 
 class Overflows(pl.Callback):

@@ -26,7 +26,7 @@ from whatwhere.errors import Interrupted, NumericsError, UsageError, WhatwhereEr
 from whatwhere.machine import keep_pages, threads
 from whatwhere.metrics import scores
 from whatwhere.talk import Talk
-from whatwhere.train.callbacks import Averaging, Overflows, Rates, Resting
+from whatwhere.train.callbacks import Averaging, Overflows, Rates, Resting, Waiting
 from whatwhere.train.clock import Clock, Timed
 from whatwhere.train.keeper import Keeper, StateIO
 from whatwhere.train.module import Segmentation
@@ -49,7 +49,8 @@ class Epoch:
     """One line of the log. Losses are means over valid pixels; scores are of the chips.
 
     `lr` is the highest group's at the epoch's last step. Where weights are averaged, `val_loss` and
-    the scores are the average's.
+    the scores are the average's. `waiting` is the share of the steps' time that went by until their
+    batches were there.
     """
 
     epoch: int
@@ -61,6 +62,7 @@ class Epoch:
     val_mean_dice: float | None
     val_pixel_accuracy: float | None
     best: bool
+    waiting: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,14 @@ class History:
         """The epoch whose weights were kept."""
         return [epoch for epoch in self.epochs if epoch.best][-1]
 
+    @property
+    def waiting(self) -> float:
+        """The median share of an epoch's steps that went by waiting for data.
+
+        The first epoch, which reads what later ones find in memory, counts where it is alone.
+        """
+        return float(np.median([epoch.waiting for epoch in self.epochs[1:] or self.epochs]))
+
 
 class _Watch(pl.Callback):
     """Follows the epochs: keeps the best weights, lowers the rate, stops, logs, tells, warns."""
@@ -104,10 +114,11 @@ class _Watch(pl.Callback):
         averaging: Averaging,
         advice: Advice,
         timed: Timed | None,
+        waiting: Waiting,
     ) -> None:
         self.recipe, self.talk, self.log_file, self.on_best = recipe, talk, log, on_best
         self.averaging, self.advice, self.rate = averaging, advice, recipe.lr
-        self.timed = timed
+        self.timed, self.waiting = timed, waiting
         self.plateau = Plateau(
             recipe.lr_factor, recipe.lr_patience, recipe.lr_min_delta, recipe.min_lr
         )
@@ -184,6 +195,7 @@ class _Watch(pl.Callback):
             val_mean_dice=found.mean_dice,
             val_pixel_accuracy=found.pixel_accuracy,
             best=stands < self.best,
+            waiting=round(self.waiting.share, 4),
         )
         self.epochs.append(row)
         if row.best:
@@ -300,7 +312,8 @@ def fit(
     steps = steps_of(batches, recipe) if clock is None else clock.steps
     averaging = Averaging(net, recipe.ema * steps)
     advice = Advice(task, class_names)
-    watch = _Watch(recipe, batches, talk, log, on_best, averaging, advice, timed)
+    waiting = Waiting()
+    watch = _Watch(recipe, batches, talk, log, on_best, averaging, advice, timed, waiting)
     rest = 0 if most_batches else recipe.freeze_epochs
     resting = Resting(net, rest, talk, recipe.train_first)
     callbacks: list[pl.Callback] = [resting, timed or Rates(recipe, steps), averaging, watch]
@@ -309,6 +322,7 @@ def fit(
     interrupted, stop, source = False, Stop(), StateIO(state)
     if states is not None:
         callbacks.append(Keeper(states, stop, source, 60 * save_minutes, of or {}))
+    callbacks.append(waiting)
     if state is not None:
         _skip(train, state["at"])
     listening = stop.listening() if states is not None else nullcontext()

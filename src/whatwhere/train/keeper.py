@@ -72,6 +72,7 @@ class Keeper(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the generators back: nothing draws from them between here and the first step."""
+        self.stop.take()
         self._last = time.monotonic()
         if self.source.state:
             chance = self.source.state["chance"]

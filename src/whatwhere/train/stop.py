@@ -20,6 +20,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._taken: list[int] = []
 
     def ask(self, number: int, _frame: FrameType | None = None) -> None:
         """Note the first request; the second one stops at once.
@@ -42,14 +43,22 @@ class Stop:
             return
         numbers = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
         before = {number: signal.getsignal(number) for number in numbers}
-        taken = [number for number in numbers if before[number] is not signal.SIG_IGN]
-        for number in taken:
-            signal.signal(number, self.ask)
+        self._taken = [number for number in numbers if before[number] is not signal.SIG_IGN]
+        self.take()
         try:
             yield
         finally:
+            taken, self._taken = self._taken, []
             for number in taken:
                 signal.signal(number, before[number] or signal.SIG_DFL)
+
+    def take(self) -> None:
+        """Take the signals again, if this listens, from whoever took them meanwhile.
+
+        Lightning hears SIGTERM, too, and would end a training between a step and its state.
+        """
+        for number in self._taken:
+            signal.signal(number, self.ask)
 
 
 class Halt(Exception):

@@ -29,6 +29,7 @@ from whatwhere.training.conclude import conclude
 from whatwhere.training.course import Course, class_weights
 from whatwhere.training.timed import forget, is_choice_alone, settle
 
+_MUCH_WAITING = 0.1  # share of the time of the steps
 _REHEARSED = 3  # batches: the first one warms up
 
 
@@ -175,6 +176,11 @@ def _whole_run(
         )
         raise Interrupted(history.signal)
     talk.say(f"done: {history.stopped}; the weights of epoch {history.best.epoch} were kept.")
+    if history.waiting > _MUCH_WAITING:
+        talk.say(
+            f"note     {history.waiting:.0%} of the time of the steps went by waiting for data; "
+            "more --workers read ahead"
+        )
     scores = conclude(course, history, output, talk)
     states.clear()
     talk.say(f"report   {output / 'report.html'}")
