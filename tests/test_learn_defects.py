@@ -111,7 +111,7 @@ def test_8_tiles_leave_no_seam_with_augmentation_or_without(
 ) -> None:
     """Probabilities of small tiles are those of one that holds the whole picture."""
     rng = np.random.default_rng(3)
-    tifffile.imwrite(tmp_path / "wide.tif", rng.integers(0, 256, (500, 400, 3), dtype=np.uint8))
+    tifffile.imwrite(tmp_path / "wide.tif", rng.integers(0, 256, (320, 300, 3), dtype=np.uint8))
     found = []
     for tile in (288, 1024):
         (made,) = unet.predict_raster(

@@ -534,6 +534,7 @@ SHORTER = {"make_sections(60, seed=7, size=(64, 64)": "make_sections(12, seed=7,
 SHORTER |= {"fit(8, lr=lr)": "fit(1, lr=lr)", "fit(4, lr=lr / 5)": "fit(1, lr=lr)"}
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

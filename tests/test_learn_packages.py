@@ -186,6 +186,7 @@ def test_packages_that_cannot_be_opened(
 # How it was trained
 
 
+@pytest.mark.slow
 def test_losses_and_balancing_survive(unet: UnetClassifier, package: Path, tmp_path: Path) -> None:
     here = prepared(unet.data.path if unet.data else Path(), tmp_path)
     again = UnetClassifier.from_model(package / "blocks.emd", here)
@@ -278,6 +279,7 @@ def foreign(folder: Path, state: Any = None, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_backbone_is_taken_and_the_decoder_starts_anew(tmp_path: Path, colours: Path) -> None:
     state = fastai_state()
     path = foreign(tmp_path / "theirs", state)
@@ -300,6 +302,7 @@ def test_a_backbone_is_taken_and_the_decoder_starts_anew(tmp_path: Path, colours
     assert unet.predict(np.zeros((3, 32, 32), np.uint8)).shape == (32, 32)
 
 
+@pytest.mark.slow
 def test_bands_of_a_foreign_backbone_are_fitted(tmp_path: Path, folder: Path) -> None:
     state = fastai_state(bands=4)
     path = foreign(

@@ -270,9 +270,9 @@ def test_blocks_and_the_whole_agree(
     whole = values_of(package, total.argmax(0))
     inside = (slice(far, 304 - far), slice(far, 288 - far))
     second, first = np.sort(total / len(turns), axis=0)[-2:]
-    clear = first - second > 1e-5  # where two classes are level, the last digit decides
-    assert clear[inside].mean() > 0.999
-    np.testing.assert_array_equal(found[inside][clear[inside]], whole[inside][clear[inside]])
+    level = first - second < 1e-5  # the last digit decides
+    differs = (found != whole)[inside]
+    assert not differs[~level[inside]].any() and differs.mean() < 0.001
     assert len(np.unique(found[inside])) > 2
 
 

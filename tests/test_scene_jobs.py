@@ -145,7 +145,6 @@ def test_a_softmax_on_several_scenes(tmp_path: Path) -> None:
         tmp_path / "run",
         labels=tmp_path / "labels",
         class_field="kind",
-        workers=1,
         **{**SETTINGS, "epochs": 8},
     )
     assert run is not None and run.card.classes.names == ["background", "roof", "tree"]
@@ -153,6 +152,7 @@ def test_a_softmax_on_several_scenes(tmp_path: Path) -> None:
     assert len(ious) == 3 and np.mean(ious) > 0.6
 
 
+@pytest.mark.slow
 def test_a_net_that_looks_at_whole_tiles_has_its_seams_measured(
     trained: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

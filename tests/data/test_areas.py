@@ -417,6 +417,7 @@ def test_no_chip_is_without_a_label(tmp_path: Path) -> None:
         assert all(chips[0, i]["image"].any() for i in range(len(chips)))
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_with_workers(tmp_path: Path) -> None:
     plan, _ = plan_of(tmp_path)
     chips = chips_of(replace(plan), cache_mb=0)

@@ -250,7 +250,7 @@ def test_the_summary_is_json_and_counts_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spec", "classes"),
     [
-        ("tgs_salt", "", ["background", "foreground"]),
+        pytest.param("tgs_salt", "", ["background", "foreground"], marks=pytest.mark.slow),
         ("isbi2012", "", ["background", "foreground"]),
         (
             "s2_india",

@@ -242,7 +242,7 @@ def test_a_map_lies_on_the_grid_of_its_scene(tmp_path: Path, net: Predictor) -> 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_shards_make_the_same_bytes(tmp_path: Path, net: Predictor) -> None:
-    pixels = make_pixels(1100, 900)
+    pixels = make_pixels(700, 640)
     pixels[:, :520, :520] = 0
     scene = write_scene(tmp_path / "s.tif", pixels, nodata=0)
     digests = set()
@@ -377,8 +377,8 @@ def test_several_classes_and_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("task", "count"), [("binary", 2), ("multiclass", 3), ("multilabel", 2)])
 def test_polygons_cover_what_the_mask_shows(tmp_path: Path, task: str, count: int) -> None:
     net = make_predictor(classes=make_classes(count, task), tile=512)
-    pixels = ndimage.gaussian_filter(make_pixels(700, 900), (0, 5, 5))
-    pixels[:, 480:560, 300:400] = 0
+    pixels = ndimage.gaussian_filter(make_pixels(560, 600), (0, 5, 5))
+    pixels[:, 480:540, 300:400] = 0
     scene = write_scene(tmp_path / "s.tif", pixels, nodata=0)
     shapes = Polygons(path=tmp_path / "map.gpkg", simplify_px=0)
     options = MapOptions(thresholds=net.card.thresholds, polygons=shapes)

@@ -80,7 +80,7 @@ def test_the_loss_is_of_both_labels_by_their_share() -> None:
 
 def test_a_training_with_mixed_images_learns_and_repeats(tmp_path: Path) -> None:
     data = salt_folder(tmp_path / "data", 16)
-    small: dict[str, Any] = {"n_filters": 4, "epochs": 2, "batch_size": 4, "talk": QUIET}
+    small: dict[str, Any] = {"n_filters": 2, "epochs": 1, "batch_size": 4, "talk": QUIET}
     for name, mixup in (("a", 0.4), ("b", 0.4), ("c", 0.0)):
         jobs.train(data, tmp_path / name, mixup=mixup, **small)
     logs = [
