@@ -39,7 +39,7 @@ from rows import RESULTS, append
 
 NET = "tf_efficientnet_lite0"
 HERE = Path(__file__).parent
-SYSTEMS = ("ours", "smp", "fastai", "nnunet", "ultralytics")
+SYSTEMS = ("ours", "smp", "fastai", "nnunet")
 CLASSES = {
     "salt": "background,salt",
     "banepa": "other,building",
@@ -92,7 +92,7 @@ def main() -> None:
 
 def start(asked: Any) -> str:
     """Say what a system begins with."""
-    return "scratch" if asked.scratch or asked.system in ("nnunet", "ultralytics") else "pretrained"
+    return "scratch" if asked.scratch or asked.system in ("nnunet") else "pretrained"
 
 
 def done(asked: Any) -> bool:

@@ -3,8 +3,8 @@
     python docs/generate.py [FOLDER]
 
 Writes Markdown into `docs/reference/`, or FOLDER: the command line, the recipe's keys, the exit
-codes and the Python API. Nothing here is written by hand twice: what a page says is the text of a
-flag, a setting or a docstring.
+codes, the Python API and the figures of the benchmarks. Nothing here is written by hand twice: what
+a page says is the text of a flag, a setting or a docstring, or a row of a benchmark.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import figures
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
@@ -68,6 +70,7 @@ def main(folder: Path) -> None:
         "recipe.md": recipe(),
         "exit-codes.md": exit_codes(),
         "python.md": python(),
+        **figures.write(folder),
     }
     for name, text in pages.items():
         path = folder / name

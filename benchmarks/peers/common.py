@@ -122,9 +122,7 @@ def epoch_of(images: list[Any]) -> list[int]:
     return [
         i
         for i, (_, image, _) in enumerate(images)
-        for _ in range(
-            1 if is_small(image) else max(1, image.shape[0] * image.shape[1] // CROP**2)
-        )
+        for _ in range(1 if is_small(image) else max(1, image.shape[0] * image.shape[1] // CROP**2))
     ]
 
 

@@ -80,6 +80,7 @@ class Chips(torch.utils.data.Dataset):
 
 
 def main() -> None:
+    """Train, validate, write the masks of the test images."""
     given = job()
     warnings.simplefilter("ignore")
     training, held = pairs(given, "train"), pairs(given, "val")

@@ -33,6 +33,7 @@ LOOKS = 6  # validations in all
 
 
 def main() -> None:
+    """Train, validate, write the masks of the test images."""
     given = job()
     warnings.simplefilter("ignore")
     chance = np.random.default_rng(given.seed)
