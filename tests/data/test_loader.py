@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,7 @@ from PIL import Image
 from whatwhere.data.augment import Augmentation
 from whatwhere.data.loader import (
     Chips,
+    EndsWith,
     EpochSampler,
     Reader,
     chip_shape,
@@ -347,6 +353,56 @@ def test_batches_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> 
     assert len(alone) == len(helped) == 2 * -(-len(chips) // 3)
     for one, other in zip(alone, helped, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+ORPHANS = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from test_loader import cut
+from whatwhere.data.loader import make_loader
+if __name__ == "__main__":
+    batches = iter(make_loader(cut(Path({folder!r}), (20, 12), (9, 9)), 3, workers=1))
+    print(batches._workers[0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for nothing but being forgotten."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+def test_a_process_that_reads_ahead_ends_with_the_one_that_was_killed_while_it_started(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "orphans.py"
+    here = Path(__file__).parent
+    path = [str(here), str(here.parent)]
+    script.write_text(ORPHANS.format(path=path, folder=str(tmp_path / "data")))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert process.wait() == -signal.SIGKILL
+    for _ in range(600):
+        if ended(pid):
+            break
+        time.sleep(0.1)
+    assert ended(pid)
+
+
+def test_a_process_whose_parent_is_another_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, left = iter([7, 7, 1]), list[int]()
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr("whatwhere.data.loader._LOOK_S", 0.0)
+    EndsWith(7)._watch()
+    assert left == [1] and next(parents, None) is None
 
 
 def test_a_batch_depends_on_the_epoch_and_not_on_those_before(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
@@ -30,6 +32,8 @@ _PLAIN = Geometry(stride=1, margin=0)
 
 PATIENCE_S = 900
 """How long a batch of a process that reads ahead is waited for [s]."""
+
+_LOOK_S = 5.0  # how often a process that reads ahead looks whether anybody still wants it [s]
 
 AUTO_CHIP = 256
 """The longest side of a chip when none is asked for [px]."""
@@ -357,6 +361,29 @@ class Collate:
         return Batch(image=image, labels=labels, valid=valid, index=index)
 
 
+@dataclass(frozen=True)
+class EndsWith:
+    """Ends a process that reads ahead when the one that it reads for is gone.
+
+    torch does so, too, but not where that one is killed while the others still start: they would
+    stay, with all their memory.
+
+    Attributes:
+        parent: The number of the process that is read for.
+    """
+
+    parent: int
+
+    def __call__(self, _worker: int) -> None:
+        """Begin to watch, in a thread of its own."""
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(_LOOK_S)
+        os._exit(1)
+
+
 def make_loader(
     chips: Chips,
     batch_size: int,
@@ -381,6 +408,7 @@ def make_loader(
         batch_sampler=BatchSampler(cast(Any, sampler), batch_size, drop_last=False),
         collate_fn=Collate(augmentation, chips.seed),
         num_workers=workers,
+        worker_init_fn=EndsWith(os.getpid()) if workers and os.name == "posix" else None,
         # Where no signal says that a process died, torch looks for it only without a limit.
         timeout=PATIENCE_S if workers and os.name == "posix" else 0,
         persistent_workers=workers > 0,
