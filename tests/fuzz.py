@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import functools
 import json
 import os
 import random
@@ -165,6 +166,12 @@ def read_package(path: Path) -> None:
 
 def read_exported(path: Path) -> None:
     from whatwhere.predict.onnx import read_exported
+
+    read_exported(path)
+
+
+def read_graph(path: Path) -> None:
+    from whatwhere.predict.openvino import read_exported
 
     read_exported(path)
 
@@ -328,14 +335,38 @@ def package_seeds(folder: Path) -> list[Files]:
     return [{"net.dlpk": made[-1].read_bytes()}]
 
 
-def exported_seeds(folder: Path) -> list[Files]:
+@functools.cache
+def exported_net() -> bytes:
+    """A small net as ONNX."""
     from made_maps import make_predictor, save_bundle
     from whatwhere import jobs
     from whatwhere.talk import QUIET
 
-    run = save_bundle(folder / "run", make_predictor(bands=["grey"], n_filters=1))
-    jobs.export(run, folder / "net.onnx", talk=QUIET)
-    return [{"net.onnx": (folder / "net.onnx").read_bytes()}]
+    with tempfile.TemporaryDirectory() as folder:
+        run = save_bundle(Path(folder) / "run", make_predictor(bands=["grey"], n_filters=1))
+        jobs.export(run, Path(folder) / "net.onnx", talk=QUIET)
+        return (Path(folder) / "net.onnx").read_bytes()
+
+
+def exported_seeds(folder: Path) -> list[Files]:
+    return [{"net.onnx": exported_net()}]
+
+
+def graph_seeds(folder: Path) -> list[Files]:
+    """Without OpenVINO: a graph of two layers with the texts of an exported net."""
+    import onnx
+
+    from whatwhere.predict.openvino import with_lines
+
+    texts = onnx.load_from_string(exported_net()).metadata_props
+    lines = {entry.key: entry.value for entry in texts}
+    layers = "".join(
+        f'<layer id="{i}" name="{kind}" type="{kind}" version="opset1"/>'
+        for i, kind in enumerate(("Parameter", "Result"))
+    )
+    graph = f'<?xml version="1.0"?><net name="net" version="11"><layers>{layers}</layers></net>'
+    weights = bytes(64)
+    return [{"net.xml": with_lines(graph.encode(), weights, lines), "net.bin": weights}]
 
 
 def part_seeds(folder: Path) -> list[Files]:
@@ -373,6 +404,7 @@ def plan_seeds(folder: Path) -> list[Files]:
 
 _JSON = (b"null", b"[]", b"{}", b"-1", b"1e999", b"NaN", b'"\\ud800"', b"true", b"[" * 500, b'""')
 _TOML = (b"[]", b"{}", b"inf", b"nan", b"-1", b'""', b"[[scene]]", b"1979-05-27", b"'''", b"true")
+_XML = (b"<!DOCTYPE a>", b"&a;", b"&#0;", b'""', b"opset1", b"<layer/>", b"]]>", b"<a>" * 500)
 _TARGETS = (
     Target("image", read_image, image_seeds),
     Target("raster", read_raster, raster_seeds),
@@ -386,6 +418,7 @@ _TARGETS = (
     Target("export", read_export, export_seeds, _JSON),
     Target("package", read_package, package_seeds),
     Target("exported", read_exported, exported_seeds, _JSON),
+    Target("graph", read_graph, graph_seeds, _XML),
     Target("part", read_part, part_seeds),
     Target("pieces", read_pieces, piece_seeds),
     Target("plan", read_plan, plan_seeds, _JSON),
