@@ -826,6 +826,20 @@ def test_shapes_that_are_missing_after_writing_are_told(
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb"])
+def test_a_coordinate_system_that_was_not_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """GDAL leaves it out where it cannot read its list of them, and says nothing."""
+    path = tmp_path / f"a{suffix}"
+    path.write_text("old")
+    write = pyogrio.raw.write
+    monkeypatch.setattr(pyogrio.raw, "write", lambda *a, **k: write(*a, **{**k, "crs": None}))
+    with pytest.raises(OutputError, match="the coordinate system was not written"):
+        write_features(path, UTM, BOXES, {})
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
 # Real files.
 
 

@@ -368,12 +368,18 @@ def write_features(
                 promote_to_multi=promote,
                 layer_options=options,
             )
-            there = pyogrio.read_info(name, force_feature_count=True)["features"]
+            info = pyogrio.read_info(name, force_feature_count=True)
         except (RuntimeError, ValueError) as error:
             raise OutputError(f"{path}: cannot be written ({short(error)}).") from error
-        if there != len(shapes):
+        if info["features"] != len(shapes):
             raise OutputError(
-                f"{path}: {there:,} of {len(shapes):,} shapes were written; is the disk full?"
+                f"{path}: {info['features']:,} of {len(shapes):,} shapes were written; is the disk "
+                "full?"
+            )
+        if crs and not info["crs"]:  # GDAL says nothing where it cannot read its list of systems
+            raise OutputError(
+                f"{path}: the coordinate system was not written. Try again; if it stays so, the "
+                "files of PROJ cannot be read."
             )
     return path
 
