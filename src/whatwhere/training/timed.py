@@ -34,7 +34,7 @@ CHOICE = "choice.json"
 FIRST = "first.png"
 """In the report's folder: why this net was taken, and the first picture."""
 
-_RACE, _MOST_RACE, _LEAST_RACE = 0.05, 30.0, 2.0  # share of the time of each candidate; [s]
+_RACE, _MOST_RACE, _LEAST_RACE = 0.03, 30.0, 2.0  # share of the time of each candidate; [s]
 _JUDGED = 64  # chips by which candidates are judged
 _SHOWN = 3  # pairs in the first picture
 _STEP_PIXELS = 2**19  # of a batch on the processor, of 8 to 32 chips
