@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from whatwhere.data.labels import read_labels
 from whatwhere.data.scenes import Block
@@ -229,6 +228,8 @@ def _areas(answer: Answer, predicted: Labels, classes: Classes) -> list[dict[str
 
 def count_objects(mask: Valid) -> int:
     """Return how many connected pieces a mask `(H, W)` has; corners touch."""
+    from scipy import ndimage  # takes half a second, and a prediction does without
+
     return int(ndimage.label(mask, structure=np.ones((3, 3)))[1])
 
 

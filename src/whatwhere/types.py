@@ -126,18 +126,19 @@ class Classes:
             `(H, W)` indexes (0 where not valid), `(H, W)` valid, and the numbers that the table
             does not know with their pixel counts (their pixels are not valid).
         """
-        table = {number: i for i, info in enumerate(self.infos) for number in info.raw}
-        found, inverse = np.unique(raw, return_inverse=True)
-        counts = np.bincount(inverse.ravel(), minlength=len(found))
-        indexes = np.array([table.get(int(v), -1) for v in found], dtype=np.int64)
-        unknown = {
-            int(v): int(n)
-            for v, n, i in zip(found, counts, indexes, strict=True)
-            if i < 0 and int(v) not in self.ignored
-        }
-        labels = indexes[inverse].reshape(raw.shape)
+        labels = np.full(raw.shape, -1, dtype=np.int64)
+        for i, info in enumerate(self.infos):
+            for number in info.raw:
+                labels[raw == number] = i
         valid = labels >= 0
-        return np.where(valid, labels, 0), valid, unknown
+        found, counts = np.unique(raw[~valid], return_counts=True)
+        unknown = {
+            int(number): int(count)
+            for number, count in zip(found, counts, strict=True)
+            if int(number) not in self.ignored
+        }
+        labels[~valid] = 0
+        return labels, valid, unknown
 
     def palette(self) -> bytes:
         """Return 256 RGB triples: the colour of each mask value, grey for the unused ones."""

@@ -53,8 +53,9 @@ def read_labels(pair: Pair, classes: Classes, data: Valid | None = None) -> tupl
             planes.append(np.isin(numbers, classes.infos[i].raw).astype(np.int64))
             counted.append(valid)
             continue
-        labels, known, _ = classes.encode(numbers)
-        *_, unknown = classes.encode(numbers[counts])
+        labels, known, unknown = classes.encode(numbers)
+        if unknown:
+            *_, unknown = classes.encode(numbers[counts])
         if unknown:
             listed = ", ".join(written(number) for number in sorted(unknown))
             table = ", ".join(written(number) for info in classes for number in info.raw)

@@ -247,8 +247,8 @@ def check_size(path: Path, height: int, width: int, samples: int, item: int) -> 
     Raises:
         DataError: It would not fit.
     """
-    free = memory_mb()
     need = height * width * samples * item * 3 // 2**20
+    free = memory_mb() if need else None
     if free is not None and need > free // 2:
         raise fault(
             path,
@@ -353,7 +353,7 @@ def resize_nearest(labels: NDArray[Any], height: int, width: int) -> NDArray[Any
     """Stretch the last two axes to another size, each pixel taking its nearest one's value."""
     rows = ((np.arange(height) + 0.5) * labels.shape[-2] / height).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * labels.shape[-1] / width).astype(np.int64)
-    nearest: NDArray[Any] = labels[..., rows[:, None], columns]
+    nearest: NDArray[Any] = labels.take(rows, axis=-2).take(columns, axis=-1)
     return nearest
 
 
