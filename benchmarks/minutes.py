@@ -60,9 +60,10 @@ def main() -> None:
     parser.add_argument("--scratch", action="store_true", help="no system gets pretrained weights")
     parser.add_argument("--python", default=sys.executable, help="of the peers' environment")
     parser.add_argument("--keep", type=Path, help="leave data, run and masks in this folder")
+    parser.add_argument("--again", action="store_true", help="also where the row is there")
     parser.add_argument("--dry-run", action="store_true", help="print, but keep no row")
     asked = parser.parse_args()
-    if not asked.dry_run and done(asked):
+    if not (asked.dry_run or asked.again) and done(asked):
         print("this row is there")
         return
     with tempfile.TemporaryDirectory() as place:

@@ -39,6 +39,32 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> DataPlan:
     return plan_data(Inputs(folder), make_recipe("timed", minutes=10.0), QUIET)
 
 
+@pytest.mark.parametrize(
+    ("size", "said", "model", "wanted"),
+    [
+        ((33, 90), NONE, "", (64, 96)),
+        ((32, 64), NONE, "", (32, 64)),
+        ((33, 90), frozenset({"chip_size"}), "", (33, 90)),
+        ((33, 90), frozenset({"model"}), "tutorial", (33, 90)),
+        ((33, 90), frozenset({"model"}), "resnet18", (64, 96)),
+        ((40, 300), NONE, "", (256, 256)),
+    ],
+)
+def test_small_images_are_stretched_to_what_is_computed_anyway(
+    tmp_path: Path, size: tuple[int, int], said: frozenset[str], model: str, wanted: Any
+) -> None:
+    folder = salt_folder(tmp_path / "d", count=6, size=size)
+    recipe = make_recipe("timed", minutes=10.0, **({"model": model} if model else {}))
+    plan = plan_data(Inputs(folder), recipe, QUIET)
+    found = timed._fitted(plan, said)
+    assert found.shape == wanted
+    for batch in found.loader("val"):
+        assert all(a <= b for a, b in zip(batch["image"].shape[-2:], wanted, strict=True))
+    assert found.reader.resize == (wanted if wanted != plan.shape else None)
+    again = plan_data(Inputs(folder), found.recipe, QUIET)  # as a training that goes on does
+    assert again.shape == found.shape and again.contents() == found.contents()
+
+
 def trial(name: str, recipe: Any, score: float, **more: Any) -> Trial:
     facts = {"steps": 9, "step_seconds": 0.5, "chip_seconds": 0.01, "parameters": 7}
     return Trial(name, recipe, score=score, **{**facts, **more})

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from whatwhere.config import Recipe
+from whatwhere.config import Recipe, make_recipe
 from whatwhere.data.areas import deal_blocks, keep_apart, with_labels
 from whatwhere.data.augment import Augmentation
 from whatwhere.data.bands import bands_of
@@ -122,6 +122,12 @@ class DataPlan:
             workers=workers,
             epoch_chips=recipe.epoch_chips if training else recipe.val_chips,
         )
+
+    def stretched(self, size: tuple[int, int]) -> DataPlan:
+        """Return the same plan with all images stretched to a size first, and seen whole."""
+        recipe = make_recipe(self.recipe, resize=size)
+        reader = dataclasses.replace(self.reader, resize=size)
+        return dataclasses.replace(self, recipe=recipe, reader=reader, shape=size)
 
     @property
     def _gap(self) -> int:

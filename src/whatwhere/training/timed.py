@@ -16,7 +16,7 @@ from whatwhere import bundle, files, nets, pictures, report
 from whatwhere import evaluate as scoring
 from whatwhere.config import MODELS, Recipe, make_recipe
 from whatwhere.data import doctor
-from whatwhere.data.loader import Chips
+from whatwhere.data.loader import AUTO_CHIP, Chips
 from whatwhere.data.plan import DataPlan
 from whatwhere.data.sources import Pair
 from whatwhere.errors import UsageError
@@ -37,6 +37,7 @@ FIRST = "first.png"
 _RACE, _MOST_RACE, _LEAST_RACE = 0.03, 30.0, 2.0  # share of the time of each candidate; [s]
 _JUDGED = 64  # chips by which candidates are judged
 _SHOWN = 3  # pairs in the first picture
+_STRIDE = 32  # of the candidates' backbones [px]
 _STEP_PIXELS = 2**19  # of a batch on the processor, of 8 to 32 chips
 _EPOCH = 45.0  # about how long an epoch is to be [s]; there are 4 to 20
 _VALIDATION = 0.07  # share of an epoch that its validation may take
@@ -115,6 +116,7 @@ def settle(
         UsageError: The time is too short for a training; or no candidate could be trained.
     """
     budget = 60 * plan.recipe.minutes
+    plan = _fitted(plan, said)
     plan = dataclasses.replace(plan, recipe=_paced(plan, said, device))
     wanted = candidates(plan.recipe, said, encoder, talk)
     each = max(min(_RACE * budget, _MOST_RACE), _LEAST_RACE)
@@ -181,6 +183,24 @@ def candidates(
         elif model == CANDIDATES[-1]:
             found.append((f"{model}, from scratch", wanted))
     return found
+
+
+def _fitted(plan: DataPlan, said: frozenset[str]) -> DataPlan:
+    """Stretch small images to the size that a net computes for them anyway.
+
+    A backbone that ends at a 32nd of a side is given images mirrored up to a multiple of it: what
+    is mirrored tells it nothing, and small images stretched by as much cost the same.
+    """
+    sizes = {plan.survey.facts[pair.key].size for pairs in plan.splits.values() for pair in pairs}
+    mapped = plan.scenes is not None or plan.pixel_size is not None
+    own = "model" in said and plan.recipe.model in MODELS  # of other strides
+    if mapped or own or len(sizes) > 1 or plan.recipe.resize or {"resize", "chip_size"} & said:
+        return plan
+    (size,) = sizes
+    height, width = (-(-side // _STRIDE) * _STRIDE for side in size)
+    if max(size) > AUTO_CHIP or (height, width) == size:
+        return plan
+    return plan.stretched((height, width))
 
 
 def _paced(plan: DataPlan, said: frozenset[str], device: str) -> Recipe:
@@ -310,7 +330,8 @@ def _choice(
         "sizes": f"{sizes[0][0]}×{sizes[0][1]}"
         + (f" to {sizes[-1][0]}×{sizes[-1][1]}" if len(sizes) > 1 else "")
         + " px",
-        "chips": f"{plan.shape[0]}×{plan.shape[1]} px",
+        "chips": f"{plan.shape[0]}×{plan.shape[1]} px"
+        + (", to which the images are stretched" if plan.reader.resize else ""),
         "bands": ", ".join(plan.reader.bands.names),
         "training pixels": ", ".join(shares),
         "orientation": plan.orientation,
