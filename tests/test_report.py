@@ -17,7 +17,7 @@ from made import labels_folder, salt_folder
 from whatwhere import jobs, pictures
 from whatwhere.bundle import load_card
 from whatwhere.data.classes import find_classes
-from whatwhere.report import methods
+from whatwhere.report import methods, write
 from whatwhere.talk import Talk
 
 QUIET = Talk(quiet=True)
@@ -99,6 +99,24 @@ def test_the_methods_paragraph_is_true_of_other_courses(run: Path) -> None:
         assert words in text, words
     for words in ("multiplied by", "filters in the first block", "dropout", "normalised by"):
         assert words not in text, words
+
+
+def test_the_share_of_waiting_is_told_where_the_log_has_it(run: Path, tmp_path: Path) -> None:
+    assert re.search(r"Of the time of the steps, \d+\.\d% went by waiting for data", page(run))
+    log = (run / "log.csv").read_text(encoding="utf-8")
+    for name, text, wanted in (
+        ("three", "waiting\n0.9\n0.1\n0.3\n0.2\n", "20.0%"),
+        ("old", re.sub(r",[^,\n]*$", "", log, flags=re.MULTILINE), ""),
+        ("changed", log.replace("0.", "zero"), ""),
+        ("none", None, ""),
+    ):
+        folder = tmp_path / name
+        (folder / "report").mkdir(parents=True)
+        if text is not None:
+            (folder / "log.csv").write_text(text, encoding="utf-8")
+        (folder / "report" / "curves.png").write_bytes(b"")
+        write(folder, load_card(run), [])
+        assert ("waiting for data" in page(folder)) == bool(wanted) and wanted in page(folder)
 
 
 def test_areas_are_there_as_csv(run: Path) -> None:

@@ -275,9 +275,9 @@ def _waiting_note(run: Path) -> str:
     """Return what the log says of the time that steps waited for data; nothing without one."""
     try:
         text = (run / "log.csv").read_text(encoding="utf-8")
-    except OSError:
+        found = [float(row["waiting"]) for row in csv.DictReader(io.StringIO(text))]
+    except (KeyError, OSError, TypeError, ValueError):  # none, of an older version, or changed
         return ""
-    found = [float(row["waiting"]) for row in csv.DictReader(io.StringIO(text)) if "waiting" in row]
     if not found:
         return ""
     share = statistics.median(found[1:] or found)
