@@ -24,6 +24,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,12 +68,14 @@ def main() -> None:
         print("this row is there")
         return
     with tempfile.TemporaryDirectory() as place:
-        folder = asked.keep or Path(place)
-        data, out = folder / "data", folder / f"{asked.system}-{asked.seed}"
+        folder = (asked.keep or Path(place)) / asked.set
+        name = f"{asked.system}-{start(asked)}-{asked.seed}-{asked.minutes:g}"
+        data, out = folder / "data", folder / name
         if not data.exists():
             SETS[asked.set](Path(os.environ["WHATWHERE_DATA"]), data)
         told = out / "trained.json"  # of a call that ended before its row was kept
         if not told.exists():
+            shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             train = ours if asked.system == "ours" else peer
             told.write_text(json.dumps(train(asked, data, out)), encoding="utf-8")
@@ -96,7 +99,7 @@ def main() -> None:
 
 def start(asked: Any) -> str:
     """Say what a system begins with."""
-    return "scratch" if asked.scratch or asked.system in ("nnunet") else "pretrained"
+    return "scratch" if asked.scratch or asked.system == "nnunet" else "pretrained"
 
 
 def done(asked: Any) -> bool:

@@ -171,6 +171,23 @@ def test_the_rate_finder_finds_a_rate_that_trains_better_than_a_hundredth_of_it(
     assert losses[0] < losses[1]
 
 
+@pytest.mark.parametrize("share", [0.5, 0.05])
+def test_steps_that_wait_for_their_data_are_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    lines: list[str] = []
+
+    class Heard(Talk):
+        def say(self, text: str = "") -> None:
+            lines.append(text)
+
+    monkeypatch.setattr("whatwhere.train.callbacks.Waiting.share", share)
+    jobs.train(data, tmp_path / "run", epochs=1, **{**SMALL, "talk": Heard(quiet=True)})
+    told = [line for line in lines if "waiting for data" in line]
+    assert len(told) == (share > 0.1)
+    assert all("50% of the time of the steps" in line and "--workers" in line for line in told)
+
+
 def test_class_weights_are_counted_on_the_training_split(tmp_path: Path) -> None:
     """Each one is the square root of a ratio of pixels, counted here with Pillow."""
     folder = blocks_folder(tmp_path / "blocks", [(32, 32)] * 8)

@@ -47,8 +47,8 @@ class Clock(Callback):
 
     order = 59  # before the schedules, which look at `pct_train`
 
-    def __init__(self, given, seconds: float) -> None:
-        self.given, self.seconds, self.began = given, seconds, time.monotonic()
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.began = seconds, time.monotonic()
         self.steps = 0
 
     def before_batch(self) -> None:
@@ -99,7 +99,7 @@ def main() -> None:
     before = time.monotonic()
     validate(given, net, held)
     look = time.monotonic() - before
-    clock = Clock(given, given.left() - 1.5 * look)
+    clock = Clock(given.left() - 1.5 * look)
     with learn.no_bar(), learn.no_logging():
         learn.dls.valid = []
         rate = slice(RATE / 10, RATE) if given.weights else RATE
