@@ -56,8 +56,12 @@ def test_small_images_are_stretched_to_what_is_computed_anyway(
     folder = salt_folder(tmp_path / "d", count=6, size=size)
     recipe = make_recipe("timed", minutes=10.0, **({"model": model} if model else {}))
     plan = plan_data(Inputs(folder), recipe, QUIET)
-    found = timed._fitted(plan, said)
+    heard = Heard()
+    found = timed._fitted(plan, said, heard)
     assert found.shape == wanted
+    assert [f"{wanted[0]}×{wanted[1]} px" in line for line in heard.lines] == (
+        [True] if wanted != plan.shape else []
+    )
     for batch in found.loader("val"):
         assert all(a <= b for a, b in zip(batch["image"].shape[-2:], wanted, strict=True))
     assert found.reader.resize == (wanted if wanted != plan.shape else None)

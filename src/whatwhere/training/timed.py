@@ -116,7 +116,7 @@ def settle(
         UsageError: The time is too short for a training; or no candidate could be trained.
     """
     budget = 60 * plan.recipe.minutes
-    plan = _fitted(plan, said)
+    plan = _fitted(plan, said, talk)
     plan = dataclasses.replace(plan, recipe=_paced(plan, said, device))
     wanted = candidates(plan.recipe, said, encoder, talk)
     each = max(min(_RACE * budget, _MOST_RACE), _LEAST_RACE)
@@ -185,7 +185,7 @@ def candidates(
     return found
 
 
-def _fitted(plan: DataPlan, said: frozenset[str]) -> DataPlan:
+def _fitted(plan: DataPlan, said: frozenset[str], talk: Talk) -> DataPlan:
     """Stretch small images to the size that a net computes for them anyway.
 
     A backbone that ends at a 32nd of a side is given images mirrored up to a multiple of it: what
@@ -200,6 +200,10 @@ def _fitted(plan: DataPlan, said: frozenset[str]) -> DataPlan:
     height, width = (-(-side // _STRIDE) * _STRIDE for side in size)
     if max(size) > AUTO_CHIP or (height, width) == size:
         return plan
+    talk.say(
+        f"images   stretched to {height}×{width} px, which backbones compute for them anyway "
+        "(--chip-size or --resize to insist)"
+    )
     return plan.stretched((height, width))
 
 
@@ -280,8 +284,8 @@ def _settled(plan: DataPlan, best: Trial, left: float) -> Settled:
     seconds = left - reserve
     if seconds < 2 * best.step_seconds:
         raise UsageError(
-            f"--minutes {recipe.minutes:g}: {left:.0f} s are left for the training, and scoring "
-            f"{val:,} validation chips takes {reserve:.0f} s of them. Allow more."
+            f"--minutes {recipe.minutes:g}: {max(left, 0):.0f} s are left for the training, and "
+            f"scoring {val:,} validation chips takes {reserve:.0f} s of them. Allow more."
         )
     epochs = min(max(round(seconds / _EPOCH), 4), 20)
     epoch = seconds / epochs
