@@ -89,6 +89,18 @@ def test_dropout_follows_the_seed_and_rests_when_nothing_is_learned() -> None:
     assert torch.equal(Dropout(0.0).train()(image), image)
 
 
+def test_dropout_in_place_gives_the_same_in_the_same_memory() -> None:
+    image = torch.rand(2, 3, 9, 9, requires_grad=True)
+    results = []
+    for inplace in (False, True):
+        torch.manual_seed(5)
+        doubled = 2 * image
+        found = Dropout(0.3, inplace=inplace).train()(doubled)
+        assert (found.data_ptr() == doubled.data_ptr()) is inplace
+        results.append((found.detach(), torch.autograd.grad(found.square().sum(), image)[0]))
+    assert all(map(torch.equal, *results))
+
+
 def test_the_gradient_of_dropout_is_that_of_what_was_kept() -> None:
     image = torch.rand(2, 3, 5, dtype=torch.float64, requires_grad=True)
 

@@ -92,16 +92,17 @@ class TutorialUNet(nn.Module):
             inner = in_channels if level == 0 else filters[level - 1]
             self.add_module(f"c{level + 1}", block(inner, filters[level]))
             if level < 4:
-                pool = nn.Sequential(nn.MaxPool2d(2), Dropout(dropout))
+                pool = nn.Sequential(nn.MaxPool2d(2), Dropout(dropout, inplace=True))
                 self.add_module(f"p{level + 1}", pool)
         for step, level in enumerate((3, 2, 1, 0), start=6):
             self.add_module(f"u{step}", make_upsample(filters[level + 1], filters[level], upsample))
             self.add_module(f"c{step}", block(2 * filters[level], filters[level]))
-        self.drop = Dropout(dropout)
+        self.drop = Dropout(dropout, inplace=True)
         self.head = nn.Conv2d(n_filters, n_classes, 1)
         nn.init.xavier_uniform_(self.head.weight)
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> Tensor:
         if image.ndim != 4 or image.shape[1] != self.in_channels or 0 in image.shape[-2:]:
@@ -110,6 +111,8 @@ class TutorialUNet(nn.Module):
             )
         height, width = image.shape[-2:]
         x = mirror_up(image, *self._padded(image))
+        if not torch.compiler.is_exporting():  # a graph has no layout
+            x = x.contiguous(memory_format=torch.channels_last)
 
         skips: list[Tensor] = []
         for level in range(1, 5):  # what: (N, F·2^level, H/2^level, W/2^level)
