@@ -62,6 +62,9 @@ CORE = 1024  # of the wide tiles, as by default, and of the windows of `p_whole`
 RELEASES = {
     "ours": "whatwhere",
     "ours-exact": "whatwhere",
+    "ours-onnx": "whatwhere",
+    "ours-openvino": "whatwhere",
+    "ours-int8": "whatwhere",
     "monai": "monai",
     "monai-wide": "monai",
     "geo-inference": "geo-inference",
@@ -69,7 +72,20 @@ RELEASES = {
     "geoai-wide": "geoai-py",
     "terratorch": "terratorch",
     "terratorch-wide": "terratorch",
+    "ours-default": "whatwhere",
+    "ours-free": "whatwhere",
+    "monai-default": "monai",
+    "geoai-default": "geoai-py",
+    "geo-inference-default": "geo-inference",
 }
+EXPORTS = {"ours-onnx": "onnx", "ours-openvino": "xml", "ours-int8": "int8", "ours-default": "xml"}
+"""Our ways on an export of the net, and of which kind."""
+
+NAMES = {"onnx": "net.onnx", "xml": "net.xml", "int8": "int8.xml"}
+
+DEFAULTS = {"monai": (512, 64), "geoai": (512, 128), "geo-inference": (1024, 256)}
+"""Tile and overlap on each side that a peer takes by itself [px]; MONAI has no tile of its own."""
+
 MODULES = {
     "ours": ("whatwhere.predict.maps", "tifffile"),
     "monai": ("monai.inferers",),
@@ -94,6 +110,7 @@ class Job:
         tile: Side of what the net sees [px].
         overlap: Context on each side of a tile [px].
         margin: How far the net sees [px].
+        free: A run or an export of ours, for the way that takes a net of its own.
     """
 
     folder: str
@@ -102,6 +119,7 @@ class Job:
     tile: int
     overlap: int
     margin: int
+    free: str = ""
 
     @property
     def scene(self) -> Path:
@@ -122,6 +140,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="resnet18")
     parser.add_argument("--tile", type=int, default=1024, help="of the plain names [px]")
     parser.add_argument("--overlap", type=int, default=64, help="on each side of a tile [px]")
+    parser.add_argument("--free", default="", help="a run or an export, for the way `ours-free`")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=list(RELEASES), choices=list(RELEASES))
     parser.add_argument("--dry-run", action="store_true", help="print, but keep no rows")
@@ -148,13 +167,16 @@ def make_job(name: str, folder: str, given: argparse.Namespace, facts: Any) -> J
     except PackageNotFoundError:
         print(f"{name} is not installed, and left out: pip install {RELEASES[name]}")
         return None
-    wide = name.endswith(("-exact", "-wide"))
+    if name == "ours-free" and not given.free:
+        return None
     tile, overlap = given.tile, given.overlap
-    if wide:
+    if name.endswith(("-exact", "-wide")) or name == "ours-default":
         tile, overlap = CORE + 2 * facts["halo"], facts["halo"]
-    if name == "geo-inference":
+    elif name.endswith("-default"):
+        tile, overlap = DEFAULTS[name.removesuffix("-default")]
+    elif name == "geo-inference":
         overlap = tile // 4
-    return Job(folder, name, given.encoder, tile, overlap, facts["margin"])
+    return Job(folder, name, given.encoder, tile, overlap, facts["margin"], given.free)
 
 
 def ask(work: str, words: dict[str, Any]) -> dict[str, Any] | None:
@@ -332,35 +354,130 @@ def normalized(pixels: NDArray[np.uint8]) -> Any:
 
 
 def load_net(job: Job) -> Any:
-    """Return the net with its weights."""
+    """Return the net with its weights; or our engine of its export, which is called as a net is."""
     import torch
 
     torch.set_num_threads(threads())
     large_pages()  # as our pipeline does: the others and the net alone are helped by it too
+    if job.name == "ours-free":
+        from whatwhere.predict.engine import load
+
+        return as_net(load(job.free))
     net = build_net(job.encoder)
     net.load_state_dict(torch.load(Path(job.folder, "net.pt"), weights_only=True))
-    return net.eval()
+    net.eval()
+    return open_export(job, net) if job.name in EXPORTS else net
+
+
+def make_card(job: Job) -> Any:
+    """Return the card of the net."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from made_maps import make_predictor
+    from whatwhere.types import Geometry, Normalization
+
+    return make_predictor().card.replace(
+        normalization=Normalization((0.0,) * 3, (255.0,) * 3),
+        geometry=Geometry(STRIDE, job.margin),
+    )
+
+
+def open_export(job: Job, net: Any) -> Any:
+    """Export the net as `whatwhere export` does, once, and open what runs it."""
+    import torch
+
+    from whatwhere.nn.blocks import cut_back, mirror_up
+    from whatwhere.predict.backends import TorchBackend
+    from whatwhere.predict.choice import open_exported
+    from whatwhere.predict.engine import Predictor
+    from whatwhere.predict.graphs import Original
+
+    class AnySize(torch.nn.Module):
+        """Takes images of any size."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+            net.check_input_shape = lambda _image: None  # its question stops the tracing
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            sides = [(side + STRIDE - 1) // STRIDE * STRIDE for side in image.shape[-2:]]
+            return cut_back(self.net(mirror_up(image, *sides)), *image.shape[-2:])
+
+    path = Path(job.folder, NAMES[EXPORTS[job.name]])
+    if not path.exists():
+        backend = TorchBackend(AnySize(), "binary")
+        original = Original(card=make_card(job), backend=backend, digest="0" * 64)
+        write_export(original, job, path)
+    return as_net(Predictor(make_card(job), open_exported(path), job.tile, "seeded"))
+
+
+def as_net(predictor: Any) -> Any:
+    """Let hooks and clocks of nets see what a predictor asks its engine."""
+    import torch
+
+    class Engine(torch.nn.Module):
+        """Asks the engine."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.predictor, self.ask = predictor, predictor.backend.run
+            predictor.backend.run = self  # the pipeline asks through this
+
+        def forward(self, images: Any) -> Any:
+            return self.ask(images)
+
+    return Engine()
+
+
+def write_export(original: Any, job: Job, path: Path) -> None:
+    """Write an export, in 8 bits fitted to windows of the scene; it is not compared.
+
+    Drawn weights magnify what engines round otherwise, beyond what `whatwhere export` accepts.
+    """
+    import nncf
+    import openvino as library
+
+    from whatwhere.export import made_xml, write
+    from whatwhere.predict import openvino
+    from whatwhere.predict.backends import note_answers
+    from whatwhere.predict.graphs import onnx_model, with_lines
+    from whatwhere.predict.onnx import OnnxBackend
+    from whatwhere.quantizing import quantized
+
+    about = {"largest_difference": 1.0, "versions": {}}
+    model = onnx_model(original, for_maps=False)
+    if path.suffix == ".onnx":
+        backend = OnnxBackend(original.exported(model.SerializeToString()))
+        answers = note_answers(backend, original.card)
+        path.write_bytes(with_lines(model, original.lines(answers, about)))
+        return
+    graph, tolerance = library.Core().read_model(model.SerializeToString()), 1e-3
+    if path.name == NAMES["int8"]:
+        with rasterio.open(job.scene) as file:
+            pixels = file.read().astype(np.float32)
+        chance, sides = np.random.default_rng(0), pixels.shape[1:]
+        corners = [[int(chance.integers(0, side - 255)) for side in sides] for _ in range(100)]
+        chips = [pixels[None, :, r : r + 256, c : c + 256] for r, c in corners]
+        graph = quantized(nncf, graph, [np.ascontiguousarray(chip) for chip in chips])
+        tolerance = 0.05
+    made = made_xml(original, *openvino.to_files(graph, path.parent))
+    write(path, made, original.lines({**made.self_test, "tolerance": tolerance}, about))
 
 
 def ours(job: Job, net: Any) -> Run:
     """`map_scene`, as `whatwhere predict` calls it."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    from made_maps import make_predictor
     from whatwhere.predict.backends import TorchBackend
     from whatwhere.predict.blocks import Answer
     from whatwhere.predict.engine import Predictor
     from whatwhere.predict.maps import MapOptions, map_scene
     from whatwhere.predict.parts import Parts
     from whatwhere.talk import QUIET
-    from whatwhere.types import Geometry, Normalization
 
-    card = dataclasses.replace(
-        make_predictor().card,
-        normalization=Normalization((0.0,) * 3, (255.0,) * 3),
-        geometry=Geometry(STRIDE, job.margin),
-    )
-    predictor = Predictor(card, TorchBackend(net, "binary"), job.tile, "seeded")
-    overlap = None if job.name == "ours-exact" else job.overlap
+    if hasattr(net, "predictor"):
+        predictor = net.predictor
+    else:
+        predictor = Predictor(make_card(job), TorchBackend(net, "binary"), job.tile, "seeded")
+    overlap = None if job.name in ("ours-exact", "ours-default", "ours-free") else job.overlap
     options = MapOptions(thresholds=(0.5,), overlap=overlap)
     make = Parts.make
 
@@ -525,7 +642,7 @@ WAYS: dict[str, Callable[[Job, Any], Run]] = {
 def ready(words: dict[str, Any]) -> tuple[Job, Any, Run]:
     """Import a way's libraries, load the net, and make all ready that is made once."""
     job = Job(**words)
-    way = job.name.removesuffix("-exact").removesuffix("-wide")
+    way = next(way for way in WAYS if job.name.startswith(way))
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         for module in MODULES[way]:
@@ -569,20 +686,23 @@ def seam(words: dict[str, Any]) -> None:
         nonlocal pixels
         name = f"{len(list(job.tiles.iterdir())):06d}.npy"
         np.save(job.tiles / name, np.asarray(images[0]))
-        pixels += images[0][:, 0].numel()
+        pixels += np.asarray(images[0])[:, 0].size
 
     net.register_forward_pre_hook(note)
     keep = np.full(whole.shape, np.nan, dtype=np.float32)
     output = Path(job.folder, f"seam-{job.name}.tif")
     with contextlib.redirect_stdout(sys.stderr):
         run(output, keep)
+    done = {"tiles": len(list(job.tiles.iterdir())), "computed": round(pixels / whole.size, 3)}
+    if job.name == "ours-free":  # of another net, which has another whole
+        print(json.dumps({**done, "seam_max": None, "seam_mean": None, "mask_differs": None}))
+        return
     inside = ~np.isnan(whole)
     apart = np.abs(keep - whole)[inside]
     with rasterio.open(output) as file:
         differs = (file.read(1) == 1)[inside] != (whole >= 0.5)[inside]
     found = {
-        "tiles": len(list(job.tiles.iterdir())),
-        "computed": round(pixels / whole.size, 3),
+        **done,
         "seam_max": float(f"{apart.max():.3g}"),
         "seam_mean": float(f"{apart.mean():.3g}"),
         "mask_differs": float(f"{differs.mean():.3g}"),
@@ -597,13 +717,16 @@ def net_alone(words: dict[str, Any]) -> None:
     job = Job(**words)
     net = load_net(job)
     layout = torch.contiguous_format
-    if job.name.startswith("ours"):  # our engine's own layout
+    exported = hasattr(net, "predictor")
+    if job.name.startswith("ours") and not exported:  # our engine's own layout
         layout = torch.channels_last
         net.to(memory_format=layout)
     seconds = cpu = 0.0
     with torch.inference_mode():
         for path in sorted(job.tiles.iterdir()):
-            images = torch.from_numpy(np.load(path)).contiguous(memory_format=layout)
+            images: Any = np.load(path)
+            if not exported:
+                images = torch.from_numpy(images).contiguous(memory_format=layout)
             before, started = cpu_seconds(), time.perf_counter()
             net(images)
             seconds += time.perf_counter() - started

@@ -85,7 +85,7 @@ def make_int8(bundle: Path, path: Path) -> None:
     data = onnx_model(original, for_maps=False).SerializeToString()
     plain = library("openvino", "openvino").Core().read_model(data)
     chips = [tile_of(256)] * 4
-    small = quantizing._quantized(quantizing._nncf(), plain, chips)
+    small = quantizing.quantized(quantizing._nncf(), plain, chips)
     made = export.made_xml(original, *openvino.to_files(small, path.parent))
     about = {"largest_difference": 0.0, "versions": export.versions(".xml")}
     test = {**made.self_test, "tolerance": quantizing._TOLERANCE}

@@ -59,17 +59,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--scratch", action="store_true", help="no system gets pretrained weights")
+    parser.add_argument("--net", default=NET, help="of a peer, without pretrained weights")
     parser.add_argument("--python", default=sys.executable, help="of the peers' environment")
     parser.add_argument("--keep", type=Path, help="leave data, run and masks in this folder")
     parser.add_argument("--again", action="store_true", help="also where the row is there")
     parser.add_argument("--dry-run", action="store_true", help="print, but keep no row")
     asked = parser.parse_args()
+    asked.scratch |= asked.net != NET
     if not (asked.dry_run or asked.again) and done(asked):
         print("this row is there")
         return
     with tempfile.TemporaryDirectory() as place:
         folder = (asked.keep or Path(place)) / asked.set
         name = f"{asked.system}-{start(asked)}-{asked.seed}-{asked.minutes:g}"
+        name += f"-{asked.net}" if asked.net != NET else ""
         data, out = folder / "data", folder / name
         if not data.exists():
             SETS[asked.set](Path(os.environ["WHATWHERE_DATA"]), data)
@@ -111,7 +114,11 @@ def done(asked: Any) -> bool:
     except OSError:
         return False
     names = ("set", "system", "start", "seed", "minutes")
-    return any([row[name] for name in names] == wanted for row in rows)
+    own = asked.system in ("ours", "nnunet")  # which take no net that is named
+    return any(
+        [row[name] for name in names] == wanted and (own or asked.net in row["net"])
+        for row in rows
+    )
 
 
 def ours(asked: Any, data: Path, out: Path) -> tuple[float, dict[str, Any]]:
@@ -172,7 +179,7 @@ def peer(asked: Any, data: Path, out: Path) -> tuple[float, dict[str, Any]]:
         "seconds": 60 * asked.minutes,
         "seed": asked.seed,
         "weights": "" if asked.scratch else str(weights()),
-        "net": NET,
+        "net": asked.net,
         "values": [int(value) for value in values(asked.set)],
         "ignored": IGNORED[asked.set],
         "turns": asked.set != "salt",  # seen from above: all turns and flips are alike

@@ -98,7 +98,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return model
 
     monkeypatch.setattr(quantizing, "_mean_iou", mean_iou)
-    monkeypatch.setattr(quantizing, "_quantized", quantized)
+    monkeypatch.setattr(quantizing, "quantized", quantized)
     monkeypatch.setattr(quantizing, "onnx_model", lambda *_words, **_named: Graph())
     monkeypatch.setattr(quantizing, "compare", lambda *_words: 1e-7)
     return told

@@ -77,7 +77,7 @@ def export_int8(
     largest = compare(exact.ask, original, talk)
     chips = [*talk.track(_chips(original, train), "fitting to 8 bits", min(len(train), _CHIPS))]
     talk.say(f"export   fitting to 8 bits on {len(chips)} training images")
-    small = _quantized(nncf, plain, chips)
+    small = quantized(nncf, plain, chips)
     made = made_xml(original, *openvino.to_files(small, folder))
     scores = {
         "mean_iou": _mean_iou(original, exact.engine, val, talk),
@@ -124,7 +124,7 @@ def _nncf() -> Any:
         return library("nncf", "int8")
 
 
-def _quantized(nncf: Any, model: Any, chips: Sequence[Image]) -> Any:
+def quantized(nncf: Any, model: Any, chips: Sequence[Image]) -> Any:
     """Return a model in 8 bits; what NNCF would say of it on standard output is kept back."""
     for name in ("nncf", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.ERROR)
