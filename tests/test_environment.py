@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ FINE: dict[str, str | None] = dict.fromkeys(environment.LIBRARIES, "1.0")
 
 
 def torch(**changes: Any) -> dict[str, Any]:
-    return {"built_for": None, "cuda": False, "mps": False, "threads": 2, "error": None, **changes}
+    usual = {"built_for": None, "cuda": False, "mps": False, "threads": 2, "bytecode": True}
+    return {**usual, "error": None, **changes}
 
 
 def test_a_machine_without_a_gpu_is_fine() -> None:
@@ -58,3 +60,12 @@ def test_the_drivers_cards_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_driver_means_no_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment.shutil, "which", lambda _name: None)
     assert environment._gpus() == []
+
+
+def test_a_start_that_compiles_torch_each_time_is_told() -> None:
+    (found,) = environment.find_amiss(FINE, [], torch(bytecode=False))
+    assert "without its bytecode" in found["cause"]
+    assert "-m compileall" in found["remedy"]
+    assert sys.executable in found["remedy"]
+    unknown = torch(bytecode=None, error="no")
+    assert not any("bytecode" in one["cause"] for one in environment.find_amiss(FINE, [], unknown))

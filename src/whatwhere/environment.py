@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 from whatwhere._version import __version__
@@ -63,7 +66,7 @@ def find_amiss(
     Args:
         libraries: Versions by name; None where one is not installed.
         gpus: Names of the NVIDIA cards that the driver sees.
-        torch: What `environment` says of it: `built_for`, `cuda`, `error`.
+        torch: What `environment` says of it: `built_for`, `cuda`, `bytecode`, `error`.
     """
     amiss = []
 
@@ -91,6 +94,12 @@ def find_amiss(
             f"torch was built for CUDA {torch['built_for']}, but cannot use the {gpus[0]}.",
             "nvidia-smi  (its CUDA version must be at least torch's: update the driver)",
         )
+    if torch["bytecode"] is False:
+        note(
+            "torch was installed without its bytecode, and here none is kept: each start compiles "
+            "it anew, which takes some seconds.",
+            f'"{sys.executable}" -m compileall -q "{sysconfig.get_path("purelib")}"',
+        )
     return amiss
 
 
@@ -110,6 +119,7 @@ def _torch() -> dict[str, Any]:
             "cuda": False,
             "mps": False,
             "threads": None,
+            "bytecode": None,
             "error": str(error),
         }
     return {
@@ -117,6 +127,7 @@ def _torch() -> dict[str, Any]:
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "threads": torch.get_num_threads(),
+        "bytecode": Path(importlib.util.cache_from_source(torch.__file__)).exists(),
         "error": None,
     }
 
