@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -144,14 +145,32 @@ def test_without_weights_at_hand_others_are_tried(monkeypatch: pytest.MonkeyPatc
 
 
 def test_large_chips_come_in_smaller_batches(plan: DataPlan) -> None:
-    import dataclasses
-
     large = dataclasses.replace(plan, shape=(256, 256))
     assert timed._paced(large, NONE, "cpu").batch_size == 8
-    assert timed._paced(large, NONE, "cpu").lr == pytest.approx(plan.recipe.lr / 2)
+    middle = dataclasses.replace(plan, shape=(128, 128))
+    assert timed._paced(middle, NONE, "cpu").batch_size == 16
     for said, device in ((frozenset({"batch_size"}), "cpu"), (NONE, "cuda")):
         assert timed._paced(large, said, device) == plan.recipe
     assert timed._paced(plan, NONE, "cpu").batch_size == plan.recipe.batch_size
+
+
+@pytest.mark.parametrize(("left", "warped"), [(40.0, False), (4000.0, True)])
+def test_images_that_are_seen_a_few_times_are_flipped_alone(
+    plan: DataPlan, left: float, warped: bool
+) -> None:
+    size = len(plan.splits["train"])
+    recipe = make_recipe(plan.recipe, batch_size=size)
+    best = timed.Trial("a net", recipe, steps=2, step_seconds=4.0, chip_seconds=0.1, score=0.5)
+    settled = timed._settled(plan, best, left, frozenset({"scale"}))
+    found = settled.plan.recipe
+    assert found.scale == recipe.scale  # which was asked for
+    for name in ("rotate", "shift", "brightness", "contrast"):
+        assert getattr(found, name) == (getattr(recipe, name) if warped else 0.0)
+    assert found.flip == recipe.flip
+    told = timed._changes(settled.plan)
+    assert ("rotate" in told) is warped
+    gentle = dataclasses.replace(plan, recipe=timed._gentle(recipe, NONE))
+    assert timed._changes(gentle).endswith("alone: images are seen a few times")
 
 
 def test_minutes_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ _RACE, _MOST_RACE, _LEAST_RACE = 0.03, 30.0, 2.0  # share of the time of each ca
 _JUDGED = 64  # chips by which candidates are judged
 _SHOWN = 3  # pairs in the first picture
 _STRIDE = 32  # of the candidates' backbones [px]
-_STEP_PIXELS = 2**19  # of a batch on the processor, of 8 to 32 chips
+_STEP_PIXELS = 2**18  # of a batch on the processor, of 8 to 32 chips
+_FEW = 10.0  # passes through the images, below which chips are flipped and turned at most
+_CHANGES = ("rotate", "scale", "shift", "brightness", "contrast")
 _EPOCH = 45.0  # about how long an epoch is to be [s]; there are 4 to 20
 _VALIDATION = 0.07  # share of an epoch that its validation may take
 _REPORT = 6.0  # for pictures and the report [s]
@@ -127,7 +129,7 @@ def settle(
         talk.say(f"trying   {name} for {each:.0f} s …")
         first = all(one.error for one in trials)
         course = (dataclasses.replace(plan, recipe=recipe), device, workers, encoder)
-        trial = _try(name, course, output, each, talk, first=first)
+        trial = _try(name, course, output, each, talk, said=said, first=first)
         talk.say(f"         {_told(trial)}")
         trials.append(trial)
     best = max(trials, key=lambda trial: trial.score)
@@ -137,7 +139,7 @@ def settle(
             f"--minutes {plan.recipe.minutes:g}: nothing could be trained in this time ({told}). "
             "Allow more."
         )
-    settled = _settled(plan, best, budget - (time.monotonic() - begun))
+    settled = _settled(plan, best, budget - (time.monotonic() - begun), said)
     if len(trials) > 1:
         talk.say(f"chosen   {best.name}: {_because(best)}")
     choice = _choice(plan, trials, best, settled)
@@ -208,14 +210,20 @@ def _fitted(plan: DataPlan, said: frozenset[str], talk: Talk) -> DataPlan:
 
 
 def _paced(plan: DataPlan, said: frozenset[str], device: str) -> Recipe:
-    """Take batches of fewer chips where chips are large: more steps, at a smaller rate."""
+    """Take batches of fewer chips on a processor: more steps in the same time."""
     recipe = plan.recipe
     if device != "cpu" or "batch_size" in said:
         return recipe
     fitting = _STEP_PIXELS // math.prod(plan.shape)
-    size = min(max(fitting, 8), recipe.batch_size)
-    rate = recipe.lr if "lr" in said else recipe.lr * math.sqrt(size / recipe.batch_size)
-    return make_recipe(recipe, batch_size=size, lr=rate)
+    return make_recipe(recipe, batch_size=min(max(fitting, 8), recipe.batch_size))
+
+
+def _gentle(recipe: Recipe, said: frozenset[str]) -> Recipe:
+    """Leave chips as they are but for symmetries: a net that sees them a few times needs no more.
+
+    What was asked for stays.
+    """
+    return make_recipe(recipe, **dict.fromkeys(set(_CHANGES) - said, 0.0))
 
 
 def _try(
@@ -225,13 +233,14 @@ def _try(
     seconds: float,
     talk: Talk,
     *,
+    said: frozenset[str],
     first: bool,
 ) -> Trial:
     """Train a candidate for a few seconds, with a schedule of its own that ends with them."""
     began = time.monotonic()
     plan, *where = of
     recipe = plan.recipe
-    short = make_recipe(recipe, ema=0.0, val_chips=_JUDGED, epoch_chips=0)
+    short = make_recipe(_gentle(recipe, said), ema=0.0, val_chips=_JUDGED, epoch_chips=0)
     try:
         course = Course.of(dataclasses.replace(plan, recipe=short), *where)
         with files.scratch(output) as folder:
@@ -275,7 +284,7 @@ def _show_first(course: Course, folder: Path, output: Path, talk: Talk) -> None:
     talk.say(f"picture  {path}: what is known so far")
 
 
-def _settled(plan: DataPlan, best: Trial, left: float) -> Settled:
+def _settled(plan: DataPlan, best: Trial, left: float, said: frozenset[str]) -> Settled:
     """Divide what is left of the time among steps, validations and the report."""
     recipe = best.recipe
     loaders = dataclasses.replace(plan, recipe=recipe)
@@ -298,7 +307,10 @@ def _settled(plan: DataPlan, best: Trial, left: float) -> Settled:
         epoch_chips=0 if chips >= training else chips,
         val_chips=0 if judged >= val else judged,
     )
-    clock = Clock(seconds, max(int(seconds * (1 - _VALIDATION) / best.step_seconds), 1), validation)
+    total = max(int(seconds * (1 - _VALIDATION) / best.step_seconds), 1)
+    if total * recipe.batch_size < _FEW * training:
+        recipe = _gentle(recipe, said)
+    clock = Clock(seconds, total, validation)
     return Settled(dataclasses.replace(plan, recipe=recipe), clock, best.weights)
 
 
@@ -362,9 +374,19 @@ def _choice(
             "training": f"{clock.seconds:.0f} s, about {clock.steps} steps of {recipe.batch_size}",
             "validation": f"{recipe.val_chips or 'all'} chips after each epoch of "
             f"{recipe.epoch_chips or 'all'}",
+            "changes": _changes(settled.plan),
             "rate": f"{recipe.schedule} to {recipe.lr:.2g}, by the clock",
         },
     }
+
+
+def _changes(plan: DataPlan) -> str:
+    recipe = plan.recipe
+    if not recipe.augment:
+        return "none"
+    known = "all eight symmetries" if plan.orientation == "free" else "left-right flips"
+    more = [f"{name} {getattr(recipe, name):g}" for name in _CHANGES if getattr(recipe, name)]
+    return ", ".join([known, *more]) if more else f"{known} alone: images are seen a few times"
 
 
 def _is_plain(plan: DataPlan, pair: Pair) -> bool:
