@@ -10,7 +10,8 @@ they take turns; the ratios are of one round each: seconds of the peer divided b
 installed as `minutes.py` says; one that is missing is left out.
 
 `chips` trains on real images, from a folder of PNG and from a scene, and tells the share of the
-steps' time that went by waiting for them, in the first epoch, which reads them, and later.
+steps' time that went by waiting for them, in the first epoch, which reads them, and later. Images
+that fit into memory are read once; what is cut from the scene is another part each time.
 """
 
 from __future__ import annotations
@@ -109,7 +110,10 @@ def chips() -> list[dict[str, Any]]:
     data = Path(os.environ["WHATWHERE_DATA"])
     banepa = data / "oam_banepa"
     sets = {
-        "PNG, 101x101 stretched to 128x128": (data / "tgs_salt", {"resize": "128"}),
+        "PNG, 101x101 stretched to 128x128": (
+            data / "tgs_salt",
+            {"resize": "128", "epochs": 2, "epoch_chips": 0},
+        ),
         "GeoTIFF and polygons, chips of 256x256": (
             banepa / "scene_train.tif",
             {"labels": banepa / "buildings.geojson", "batch_size": 8, "chip_size": 256},
@@ -120,7 +124,7 @@ def chips() -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             short = {"epochs": 4, "epoch_chips": 16 * int(str(settings.get("batch_size", 32)))}
-            jobs.train(source, run, **short, **settings, talk=Talk())  # type: ignore[arg-type]
+            jobs.train(source, run, **{**short, **settings}, talk=Talk())  # type: ignore[arg-type]
             with open(run / "log.csv", newline="", encoding="utf-8") as stream:
                 shares = [float(row["waiting"]) for row in csv.DictReader(stream)]
         later = statistics.median(shares[1:])
