@@ -116,8 +116,7 @@ def done(asked: Any) -> bool:
     names = ("set", "system", "start", "seed", "minutes")
     own = asked.system in ("ours", "nnunet")  # which take no net that is named
     return any(
-        [row[name] for name in names] == wanted and (own or asked.net in row["net"])
-        for row in rows
+        [row[name] for name in names] == wanted and (own or asked.net in row["net"]) for row in rows
     )
 
 
@@ -127,6 +126,7 @@ def ours(asked: Any, data: Path, out: Path) -> tuple[float, dict[str, Any]]:
     words = ["train", data, "-o", run, "--minutes", f"{asked.minutes:g}", "--seed", asked.seed]
     words += ["--classes", CLASSES[asked.set]]
     words += ["--no-pretrained"] if asked.scratch else []
+    words += ["--orientation", "upright" if asked.set == "salt" else "free"]
     environ = dict(os.environ)
     if not asked.scratch:
         environ |= hub(out / "hub")
@@ -182,7 +182,7 @@ def peer(asked: Any, data: Path, out: Path) -> tuple[float, dict[str, Any]]:
         "net": asked.net,
         "values": [int(value) for value in values(asked.set)],
         "ignored": IGNORED[asked.set],
-        "turns": asked.set != "salt",  # seen from above: all turns and flips are alike
+        "turns": asked.set != "salt",  # as ours is told: seen from above, all turns are alike
     }
     (out / "work").mkdir()
     command = [asked.python, str(HERE / "peers" / f"train_{asked.system}.py"), json.dumps(job)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import json
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,21 @@ def test_epochs_and_validations_fit_the_time(
     assert recipe.epoch_chips == 0 and recipe.val_chips == 0  # 14 chips are fewer than 3 batches
     with pytest.raises(UsageError, match=r"scoring 3 validation chips takes .* s of them"):
         settled(monkeypatch, plan, tmp_path, [0.3], step_seconds=400.0, chip_seconds=60.0)
+
+
+def test_what_was_trained_before_wins_unless_another_is_far_ahead() -> None:
+    recipe = make_recipe("timed", minutes=5.0)
+    learned = timed.Trial("a", make_recipe(recipe, model="resnet34"), steps=9, score=0.4)
+    bare = make_recipe(recipe, model="resnet34", pretrained=False)
+    failed = dataclasses.replace(learned, score=-math.inf, error="no weights")
+    for score, other in ((0.45, "tutorial"), (0.55, "tutorial"), (0.45, "bare")):
+        rival = timed.Trial(
+            "b", bare if other == "bare" else make_recipe(recipe, model="tutorial"), score=score
+        )
+        trials = [failed, learned, rival]
+        best = max(trials, key=timed._standing)
+        assert best is (learned if score < 0.5 else rival)
+        assert ("trained before" in timed._because(best, trials)) is (best is learned)
 
 
 def test_without_weights_at_hand_others_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ FIRST = "first.png"
 """In the report's folder: why this net was taken, and the first picture."""
 
 _RACE, _MOST_RACE, _LEAST_RACE = 0.03, 30.0, 2.0  # share of the time of each candidate; [s]
+_AHEAD = 0.1  # by so much of mean IoU a net from scratch must win against one trained before
 _JUDGED = 64  # chips by which candidates are judged
 _SHOWN = 3  # pairs in the first picture
 _STRIDE = 32  # of the candidates' backbones [px]
@@ -132,7 +133,7 @@ def settle(
         trial = _try(name, course, output, each, talk, said=said, first=first)
         talk.say(f"         {_told(trial)}")
         trials.append(trial)
-    best = max(trials, key=lambda trial: trial.score)
+    best = max(trials, key=_standing)
     if best.error or not best.steps:
         told = "; ".join(f"{trial.name}: {trial.error or 'no step fitted'}" for trial in trials)
         raise UsageError(
@@ -141,7 +142,7 @@ def settle(
         )
     settled = _settled(plan, best, budget - (time.monotonic() - begun), said)
     if len(trials) > 1:
-        talk.say(f"chosen   {best.name}: {_because(best)}")
+        talk.say(f"chosen   {best.name}: {_because(best, trials)}")
     choice = _choice(plan, trials, best, settled)
     files.write_json(files.make_folder(output / report.FOLDER) / CHOICE, choice)
     return settled
@@ -323,8 +324,20 @@ def _told(trial: Trial) -> str:
     )
 
 
-def _because(best: Trial) -> str:
-    return f"the highest mean IoU ({best.score:.3f}) after {best.seconds:.0f} s"
+def _standing(trial: Trial) -> float:
+    """What a candidate counts for: filters that were learned before pay off later than a trial."""
+    recipe = trial.recipe
+    learned = recipe.model not in MODELS and (recipe.pretrained or recipe.pretrained_path != "")
+    return trial.score + (_AHEAD if learned else 0.0)
+
+
+def _because(best: Trial, trials: Sequence[Trial]) -> str:
+    told = f"{best.score:.3f}) after {best.seconds:.0f} s"
+    if best.score >= max(trial.score for trial in trials):
+        return f"the highest mean IoU ({told}"
+    return (
+        f"it was trained before, and no other is ahead by more than {_AHEAD:g} of mean IoU ({told}"
+    )
 
 
 def _choice(
@@ -369,7 +382,7 @@ def _choice(
         "minutes": recipe.minutes,
         "found": found,
         "candidates": rows,
-        "because": _because(best) if len(trials) > 1 else "it was asked for",
+        "because": _because(best, trials) if len(trials) > 1 else "it was asked for",
         "plan": {
             "training": f"{clock.seconds:.0f} s, about {clock.steps} steps of {recipe.batch_size}",
             "validation": f"{recipe.val_chips or 'all'} chips after each epoch of "
