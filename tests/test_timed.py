@@ -170,23 +170,14 @@ def test_large_chips_come_in_smaller_batches(plan: DataPlan) -> None:
     assert timed._paced(plan, NONE, "cpu").batch_size == plan.recipe.batch_size
 
 
-@pytest.mark.parametrize(("left", "warped"), [(40.0, False), (4000.0, True)])
-def test_images_that_are_seen_a_few_times_are_flipped_alone(
-    plan: DataPlan, left: float, warped: bool
-) -> None:
-    size = len(plan.splits["train"])
-    recipe = make_recipe(plan.recipe, batch_size=size)
-    best = timed.Trial("a net", recipe, steps=2, step_seconds=4.0, chip_seconds=0.1, score=0.5)
-    settled = timed._settled(plan, best, left, frozenset({"scale"}))
-    found = settled.plan.recipe
-    assert found.scale == recipe.scale  # which was asked for
-    for name in ("rotate", "shift", "brightness", "contrast"):
-        assert getattr(found, name) == (getattr(recipe, name) if warped else 0.0)
-    assert found.flip == recipe.flip
-    told = timed._changes(settled.plan)
-    assert ("rotate" in told) is warped
-    gentle = dataclasses.replace(plan, recipe=timed._gentle(recipe, NONE))
-    assert timed._changes(gentle).endswith("alone: images are seen a few times")
+def test_the_report_says_how_chips_are_changed(plan: DataPlan) -> None:
+    def told(**settings: Any) -> str:
+        recipe = make_recipe("timed", **settings)
+        return timed._changes(dataclasses.replace(plan, recipe=recipe))
+
+    assert told() == "left-right flips"
+    assert told(scale=0.1, rotate=5.0) == "left-right flips, rotate 5, scale 0.1"
+    assert told(augment=False) == "none"
 
 
 def test_minutes_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -280,6 +280,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "timed": {
         **{"loss": "cross_entropy+dice", "optimizer": "adamw", "weight_decay": 0.01},
         **{"schedule": "cosine", "ema": 0.05, "epochs": 100_000, "stop_patience": 0},
+        **dict.fromkeys(("rotate", "scale", "shift", "brightness", "contrast"), 0.0),
         "minutes": 10.0,
     },
 }

@@ -40,8 +40,6 @@ _JUDGED = 64  # chips by which candidates are judged
 _SHOWN = 3  # pairs in the first picture
 _STRIDE = 32  # of the candidates' backbones [px]
 _STEP_PIXELS = 2**18  # of a batch on the processor, of 8 to 32 chips
-_FEW = 10.0  # passes through the images, below which chips are flipped and turned at most
-_CHANGES = ("rotate", "scale", "shift", "brightness", "contrast")
 _EPOCH = 45.0  # about how long an epoch is to be [s]; there are 4 to 20
 _VALIDATION = 0.07  # share of an epoch that its validation may take
 _REPORT = 6.0  # for pictures and the report [s]
@@ -130,7 +128,7 @@ def settle(
         talk.say(f"trying   {name} for {each:.0f} s …")
         first = all(one.error for one in trials)
         course = (dataclasses.replace(plan, recipe=recipe), device, workers, encoder)
-        trial = _try(name, course, output, each, talk, said=said, first=first)
+        trial = _try(name, course, output, each, talk, first=first)
         talk.say(f"         {_told(trial)}")
         trials.append(trial)
     best = max(trials, key=_standing)
@@ -140,7 +138,7 @@ def settle(
             f"--minutes {plan.recipe.minutes:g}: nothing could be trained in this time ({told}). "
             "Allow more."
         )
-    settled = _settled(plan, best, budget - (time.monotonic() - begun), said)
+    settled = _settled(plan, best, budget - (time.monotonic() - begun))
     if len(trials) > 1:
         talk.say(f"chosen   {best.name}: {_because(best, trials)}")
     choice = _choice(plan, trials, best, settled)
@@ -219,14 +217,6 @@ def _paced(plan: DataPlan, said: frozenset[str], device: str) -> Recipe:
     return make_recipe(recipe, batch_size=min(max(fitting, 8), recipe.batch_size))
 
 
-def _gentle(recipe: Recipe, said: frozenset[str]) -> Recipe:
-    """Leave chips as they are but for symmetries: a net that sees them a few times needs no more.
-
-    What was asked for stays.
-    """
-    return make_recipe(recipe, **dict.fromkeys(set(_CHANGES) - said, 0.0))
-
-
 def _try(
     name: str,
     of: tuple[DataPlan, str, int, Any],
@@ -234,14 +224,13 @@ def _try(
     seconds: float,
     talk: Talk,
     *,
-    said: frozenset[str],
     first: bool,
 ) -> Trial:
     """Train a candidate for a few seconds, with a schedule of its own that ends with them."""
     began = time.monotonic()
     plan, *where = of
     recipe = plan.recipe
-    short = make_recipe(_gentle(recipe, said), ema=0.0, val_chips=_JUDGED, epoch_chips=0)
+    short = make_recipe(recipe, ema=0.0, val_chips=_JUDGED, epoch_chips=0)
     try:
         course = Course.of(dataclasses.replace(plan, recipe=short), *where)
         with files.scratch(output) as folder:
@@ -285,7 +274,7 @@ def _show_first(course: Course, folder: Path, output: Path, talk: Talk) -> None:
     talk.say(f"picture  {path}: what is known so far")
 
 
-def _settled(plan: DataPlan, best: Trial, left: float, said: frozenset[str]) -> Settled:
+def _settled(plan: DataPlan, best: Trial, left: float) -> Settled:
     """Divide what is left of the time among steps, validations and the report."""
     recipe = best.recipe
     loaders = dataclasses.replace(plan, recipe=recipe)
@@ -308,10 +297,7 @@ def _settled(plan: DataPlan, best: Trial, left: float, said: frozenset[str]) -> 
         epoch_chips=0 if chips >= training else chips,
         val_chips=0 if judged >= val else judged,
     )
-    total = max(int(seconds * (1 - _VALIDATION) / best.step_seconds), 1)
-    if total * recipe.batch_size < _FEW * training:
-        recipe = _gentle(recipe, said)
-    clock = Clock(seconds, total, validation)
+    clock = Clock(seconds, max(int(seconds * (1 - _VALIDATION) / best.step_seconds), 1), validation)
     return Settled(dataclasses.replace(plan, recipe=recipe), clock, best.weights)
 
 
@@ -397,9 +383,11 @@ def _changes(plan: DataPlan) -> str:
     recipe = plan.recipe
     if not recipe.augment:
         return "none"
-    known = "all eight symmetries" if plan.orientation == "free" else "left-right flips"
-    more = [f"{name} {getattr(recipe, name):g}" for name in _CHANGES if getattr(recipe, name)]
-    return ", ".join([known, *more]) if more else f"{known} alone: images are seen a few times"
+    found = ["all eight symmetries" if plan.orientation == "free" else "left-right flips"]
+    for name in ("rotate", "scale", "shift", "brightness", "contrast"):
+        if getattr(recipe, name):
+            found.append(f"{name} {getattr(recipe, name):g}")
+    return ", ".join(found)
 
 
 def _is_plain(plan: DataPlan, pair: Pair) -> bool:
