@@ -285,8 +285,13 @@ def test_the_size_of_blocks_does_not_matter(package: Path) -> None:
         results.append(classified(function, raster, configuration, there))
     margin = bundle.load_card(package).geometry.margin or 0
     inside = (slice(margin, 300 - margin), slice(margin, 330 - margin))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one[inside], other[inside])
+    (one, mask), (other, same_mask) = results
+    np.testing.assert_array_equal(mask[inside], same_mask[inside])
+    found = load(package, device="cpu", tile=1024).probabilities(raster, there)
+    second, first = np.sort(found, axis=0)[-2:]
+    level = first - second < 1e-5  # the last digit decides
+    differs = (one != other)[inside]
+    assert not differs[~level[inside]].any() and differs.mean() < 0.001
 
 
 def test_pixels_without_data_are_not_taken_for_dark_ones(package: Path) -> None:
