@@ -3,9 +3,10 @@
     WHATWHERE_DATA=data python benchmarks/bench_predict.py
     OMP_NUM_THREADS=1 python benchmarks/bench_predict.py --crop 1024 --tile 512 --dry-run
 
-All run a U-Net of segmentation_models_pytorch in float32 on the processor, one tile at a time. Its
-weights are drawn from a seed and its norms' statistics measured on the scene, so that probabilities
-spread. Peers are not among this project's dependencies; one that is missing is left out:
+All but some of ours run a U-Net of segmentation_models_pytorch in float32 on the processor, one
+tile at a time. Its weights are drawn from a seed and its norms' statistics measured on the scene,
+so that probabilities spread. Peers are not among this project's dependencies; one that is missing
+is left out:
 
     pip install segmentation-models-pytorch monai geo-inference geoai-py terratorch
 
@@ -19,6 +20,10 @@ it says so, `over_net` does not. Memory is what is added to the process's peak a
 net. The seam error is the
 distance to `p_whole`, what the net says of windows with all the context it can see, over all pixels
 farther from the scene's edge than it sees; it is measured in a run that is not timed.
+
+`ours-onnx`, `ours-openvino` and `ours-int8` run an export of the net, the last in 8 bits fitted to
+windows of the scene. `ours-free` runs the run or export that `--free` names, whatever net that is:
+its rows tell a rate, and no seam. Names with `default` take what a peer takes by itself.
 
 The plain names share `--tile` and `--overlap`: neighbours overlap by twice that. The names with
 `exact` and `wide` share the halo that our default takes for this net, around cores of 1,024 px: a
@@ -72,13 +77,18 @@ RELEASES = {
     "geoai-wide": "geoai-py",
     "terratorch": "terratorch",
     "terratorch-wide": "terratorch",
-    "ours-default": "whatwhere",
+    "ours-openvino-exact": "whatwhere",
     "ours-free": "whatwhere",
     "monai-default": "monai",
     "geoai-default": "geoai-py",
     "geo-inference-default": "geo-inference",
 }
-EXPORTS = {"ours-onnx": "onnx", "ours-openvino": "xml", "ours-int8": "int8", "ours-default": "xml"}
+EXPORTS = {
+    "ours-onnx": "onnx",
+    "ours-openvino": "xml",
+    "ours-openvino-exact": "xml",
+    "ours-int8": "int8",
+}
 """Our ways on an export of the net, and of which kind."""
 
 NAMES = {"onnx": "net.onnx", "xml": "net.xml", "int8": "int8.xml"}
@@ -170,7 +180,7 @@ def make_job(name: str, folder: str, given: argparse.Namespace, facts: Any) -> J
     if name == "ours-free" and not given.free:
         return None
     tile, overlap = given.tile, given.overlap
-    if name.endswith(("-exact", "-wide")) or name == "ours-default":
+    if name.endswith(("-exact", "-wide")):
         tile, overlap = CORE + 2 * facts["halo"], facts["halo"]
     elif name.endswith("-default"):
         tile, overlap = DEFAULTS[name.removesuffix("-default")]
@@ -218,16 +228,17 @@ def compare(jobs: list[Job], facts: dict[str, Any], given: argparse.Namespace) -
         whole, net = zip(*taken[job.name], strict=True)
         over = [a["seconds"] / b["seconds"] - 1 for a, b in taken[job.name]]
         over_cpu = [a["cpu_seconds"] / b["cpu_seconds"] - 1 for a, b in taken[job.name]]
+        free = job.name == "ours-free"
         row = {
             "way": job.name,
             "release": version(RELEASES[job.name]),
-            "encoder": job.encoder,
+            "encoder": f"{Path(job.free).name}, its own" if free else job.encoder,
             "height": facts["height"],
             "width": facts["width"],
             "threads": threads(),
             "rounds": given.rounds,
-            "tile": job.tile,
-            "overlap": job.overlap,
+            "tile": "" if free else job.tile,
+            "overlap": "" if free else job.overlap,
             "seconds": middle(one["seconds"] for one in whole),
             "cpu_seconds": middle(one["cpu_seconds"] for one in whole),
             "net_seconds": middle(one["seconds"] for one in net),
@@ -477,7 +488,8 @@ def ours(job: Job, net: Any) -> Run:
         predictor = net.predictor
     else:
         predictor = Predictor(make_card(job), TorchBackend(net, "binary"), job.tile, "seeded")
-    overlap = None if job.name in ("ours-exact", "ours-default", "ours-free") else job.overlap
+    exact = job.name.endswith("-exact") or job.name == "ours-free"
+    overlap = None if exact else job.overlap
     options = MapOptions(thresholds=(0.5,), overlap=overlap)
     make = Parts.make
 

@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also where the row is there")
     parser.add_argument("--dry-run", action="store_true", help="print, but keep no row")
     asked = parser.parse_args()
+    if asked.net != NET and asked.system not in ("smp", "fastai"):
+        parser.error(f"--net is for smp and fastai, {asked.system} takes its own")
     asked.scratch |= asked.net != NET
     if not (asked.dry_run or asked.again) and done(asked):
         print("this row is there")
@@ -116,7 +118,8 @@ def done(asked: Any) -> bool:
     names = ("set", "system", "start", "seed", "minutes")
     own = asked.system in ("ours", "nnunet")  # which take no net that is named
     return any(
-        [row[name] for name in names] == wanted and (own or asked.net in row["net"]) for row in rows
+        [row[name] for name in names] == wanted and (own or asked.net == row["net"].split()[-1])
+        for row in rows
     )
 
 

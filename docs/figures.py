@@ -18,6 +18,10 @@ OURS, OTHER = "#2a6f97", "#b8b8b8"
 Row = dict[str, str]
 
 
+LITE0 = "tf_efficientnet_lite0"
+"""The backbone that all systems take in `minutes.csv`."""
+
+
 @dataclass(frozen=True)
 class Bar:
     """A bar: what it stands for, how long it is, and the least and the most that was seen."""
@@ -58,14 +62,17 @@ def newest(rows: Sequence[Row], *names: str) -> list[Row]:
     return list(found.values())
 
 
-def _maps(column: str) -> Callable[[Sequence[Row]], list[Bar]]:
-    ours = {"ours": "whatwhere, equal overlap", "ours-exact": "whatwhere, its own overlap"}
+def _maps(column: str, encoder: str) -> Callable[[Sequence[Row]], list[Bar]]:
+    """The newest rows of one net and one size of scene."""
+    names = {"ours": "whatwhere, equal overlap", "ours-exact": "whatwhere, its own overlap"}
 
     def bars(rows: Sequence[Row]) -> list[Bar]:
+        same = [row for row in rows if row["encoder"] == encoder]
+        last = [row for row in same if row["date"] == same[-1]["date"]]
         return [
-            Bar.of(ours.get(row["way"], row["way"]), row, column, row["way"] in ours)
-            for row in newest(rows, "way")
-            if row["date"] == rows[-1]["date"]
+            Bar.of(names.get(way, way), row, column, way.startswith("ours"))
+            for row in newest(last, "way")
+            if (way := row["way"]) and row["height"] == last[-1]["height"]
         ]
 
     return bars
@@ -103,6 +110,8 @@ def _training(rows: Sequence[Row]) -> list[Bar]:
 def _minutes(rows: Sequence[Row]) -> list[Bar]:
     groups: dict[tuple[str, str, str, str], list[float]] = {}
     for row in newest(rows, "set", "system", "start", "minutes", "seed"):
+        if row["system"] not in ("ours", "nnunet") and not row["net"].endswith(LITE0):
+            continue  # a net that others cannot begin with
         key = row["set"], row["system"], row["start"], row["minutes"]
         groups.setdefault(key, []).append(float(row["test_mean_iou"]))
     return [
@@ -124,7 +133,7 @@ CHARTS = (
         "2,048 × 2,048 px, three bands, the same resnet18 U-Net with the same weights in every "
         "program; shorter is better.",
         "seconds",
-        _maps("seconds"),
+        _maps("seconds", "resnet18"),
     ),
     Chart(
         "bench_predict",
@@ -132,7 +141,7 @@ CHARTS = (
         "The largest difference of a probability from that of the scene in one piece, of the same "
         "maps; shorter is better.",
         "probability",
-        _maps("seam_max"),
+        _maps("seam_max", "resnet18"),
     ),
     Chart(
         "engines",
