@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import py_compile
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,14 @@ FINE: dict[str, str | None] = dict.fromkeys(environment.LIBRARIES, "1.0")
 
 
 def torch(**changes: Any) -> dict[str, Any]:
-    usual = {"built_for": None, "cuda": False, "mps": False, "threads": 2, "bytecode": True}
+    usual: dict[str, Any] = {
+        "built_for": None,
+        "cuda": False,
+        "mps": False,
+        "threads": 2,
+        "bytecode": True,
+    }
+    usual |= {"folder": "/site"}
     return {**usual, "error": None, **changes}
 
 
@@ -66,6 +75,14 @@ def test_a_start_that_compiles_torch_each_time_is_told() -> None:
     (found,) = environment.find_amiss(FINE, [], torch(bytecode=False))
     assert "without its bytecode" in found["cause"]
     assert "-m compileall" in found["remedy"]
-    assert sys.executable in found["remedy"]
+    assert sys.executable in found["remedy"] and "/site" in found["remedy"]
     unknown = torch(bytecode=None, error="no")
     assert not any("bytecode" in one["cause"] for one in environment.find_amiss(FINE, [], unknown))
+
+
+def test_bytecode_is_looked_for_where_python_keeps_it(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("1", encoding="utf-8")
+    assert environment._has_bytecode(str(module)) is False
+    py_compile.compile(str(module))
+    assert environment._has_bytecode(str(module)) is True

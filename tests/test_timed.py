@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from made import salt_folder
 from told import assert_told, call
 from whatwhere import jobs
-from whatwhere.config import make_recipe
+from whatwhere.config import Recipe, make_recipe
 from whatwhere.data.inputs import Inputs
 from whatwhere.data.plan import DataPlan, plan_data
 from whatwhere.errors import UsageError
@@ -77,11 +77,20 @@ def trial(name: str, recipe: Any, score: float, **more: Any) -> Trial:
 
 
 def settled(
-    monkeypatch: pytest.MonkeyPatch, plan: DataPlan, folder: Path, scores: list[float], **more: Any
+    monkeypatch: pytest.MonkeyPatch,
+    plan: DataPlan,
+    folder: Path,
+    scores: list[float],
+    recipes: Sequence[Recipe] = (),
+    **more: Any,
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """What is decided if candidates do like this."""
     names = ["small", "own", "large"][: len(scores)]
-    monkeypatch.setattr(timed, "candidates", lambda recipe, *_: [(name, recipe) for name in names])
+
+    def all_of(recipe: Recipe, *_: Any) -> list[tuple[str, Recipe]]:
+        return list(zip(names, recipes or [recipe] * len(names), strict=True))
+
+    monkeypatch.setattr(timed, "candidates", all_of)
     given = iter(scores)
 
     def tried(name: str, of: Any, *_: Any, **__: Any) -> Trial:
@@ -125,19 +134,27 @@ def test_epochs_and_validations_fit_the_time(
         settled(monkeypatch, plan, tmp_path, [0.3], step_seconds=400.0, chip_seconds=60.0)
 
 
-def test_what_was_trained_before_wins_unless_another_is_far_ahead() -> None:
-    recipe = make_recipe("timed", minutes=5.0)
-    learned = timed.Trial("a", make_recipe(recipe, model="resnet34"), steps=9, score=0.4)
-    bare = make_recipe(recipe, model="resnet34", pretrained=False)
-    failed = dataclasses.replace(learned, score=-math.inf, error="no weights")
-    for score, other in ((0.45, "tutorial"), (0.55, "tutorial"), (0.45, "bare")):
-        rival = timed.Trial(
-            "b", bare if other == "bare" else make_recipe(recipe, model="tutorial"), score=score
-        )
-        trials = [failed, learned, rival]
-        best = max(trials, key=timed._standing)
-        assert best is (learned if score < 0.5 else rival)
-        assert ("trained before" in timed._because(best, trials)) is (best is learned)
+@pytest.mark.parametrize(
+    ("rival", "pace", "wins"), [(0.45, 0.5, True), (0.55, 0.5, False), (0.45, 10.0, False)]
+)
+def test_what_was_trained_before_wins_unless_another_is_far_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+    plan: DataPlan,
+    tmp_path: Path,
+    rival: float,
+    pace: float,
+    wins: bool,
+) -> None:
+    """Also where too few steps are left for it to pay off: of 10 s each there are 60."""
+    learned = make_recipe(plan.recipe, model="resnet34")
+    bare = make_recipe(learned, pretrained=False)
+    _, choice, lines = settled(
+        *(monkeypatch, plan, tmp_path, [0.4, rival, 0.3]),
+        recipes=[learned, plan.recipe, bare],
+        step_seconds=pace,
+    )
+    assert [row["chosen"] for row in choice["candidates"]] == [wins, not wins, False]
+    assert any("trained before" in line for line in lines) is wins
 
 
 def test_without_weights_at_hand_others_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +195,11 @@ def test_the_report_says_how_chips_are_changed(plan: DataPlan) -> None:
     assert told() == "left-right flips"
     assert told(scale=0.1, rotate=5.0) == "left-right flips, rotate 5, scale 0.1"
     assert told(augment=False) == "none"
+    assert told(flip=0.0, mixup=0.4) == "mixup 0.4"
+    above = dataclasses.replace(plan, recipe=make_recipe("timed", orientation="free"))
+    assert timed._changes(above) == "all eight symmetries"
+    oblong = dataclasses.replace(above, shape=(32, 64))
+    assert timed._changes(oblong) == "flips in both directions"
 
 
 def test_minutes_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def find_amiss(
     Args:
         libraries: Versions by name; None where one is not installed.
         gpus: Names of the NVIDIA cards that the driver sees.
-        torch: What `environment` says of it: `built_for`, `cuda`, `bytecode`, `error`.
+        torch: What `environment` says of it: `built_for`, `cuda`, `bytecode`, `folder`, `error`.
     """
     amiss = []
 
@@ -98,7 +97,7 @@ def find_amiss(
         note(
             "torch was installed without its bytecode, and here none is kept: each start compiles "
             "it anew, which takes some seconds.",
-            f'"{sys.executable}" -m compileall -q "{sysconfig.get_path("purelib")}"',
+            f'"{sys.executable}" -m compileall -q "{torch["folder"]}"  (as who may write there)',
         )
     return amiss
 
@@ -107,6 +106,13 @@ def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _has_bytecode(path: str) -> bool | None:
+    try:
+        return Path(importlib.util.cache_from_source(path)).exists()
+    except NotImplementedError:  # a Python that keeps none
         return None
 
 
@@ -120,6 +126,7 @@ def _torch() -> dict[str, Any]:
             "mps": False,
             "threads": None,
             "bytecode": None,
+            "folder": None,
             "error": str(error),
         }
     return {
@@ -127,7 +134,8 @@ def _torch() -> dict[str, Any]:
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "threads": torch.get_num_threads(),
-        "bytecode": Path(importlib.util.cache_from_source(torch.__file__)).exists(),
+        "bytecode": _has_bytecode(torch.__file__),
+        "folder": str(Path(torch.__file__).parent.parent),
         "error": None,
     }
 

@@ -35,6 +35,25 @@ def test_upsampling_doubles_the_size_and_sets_the_channels(mode: UpsampleMode) -
     assert make_upsample(6, 4, mode)(torch.zeros(2, 6, 5, 7)).shape == (2, 4, 10, 14)
 
 
+def test_a_transposed_convolution_lacks_the_last_row_and_column_of_the_full_one() -> None:
+    torch.manual_seed(2)
+    layer = make_upsample(3, 2, "transposed").double()
+    image = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    weight, bias = layer.conv.weight, layer.conv.bias
+    assert isinstance(weight, torch.Tensor) and isinstance(bias, torch.Tensor)
+    full = torch.nn.functional.conv_transpose2d(image, weight, bias, stride=2)
+    found, wanted = layer(image), full[..., :-1, :-1]
+    torch.testing.assert_close(found, wanted)
+    ways = torch.randn_like(wanted)
+    inputs = (image, weight, bias)
+    for one, other in zip(
+        torch.autograd.grad(found, inputs, ways),
+        torch.autograd.grad(wanted, inputs, ways),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_a_block_keeps_the_size_and_sets_the_channels(kernel_size: int) -> None:
     block = ConvBlock(3, 4, kernel_size=kernel_size)
@@ -87,6 +106,12 @@ def test_dropout_follows_the_seed_and_rests_when_nothing_is_learned() -> None:
     assert torch.equal(first, drop(image))
     assert torch.equal(drop.eval()(image), image)
     assert torch.equal(Dropout(0.0).train()(image), image)
+
+
+def test_dropout_keeps_the_mean_in_sixteen_bits() -> None:
+    torch.manual_seed(4)
+    found = Dropout(0.1).train()(torch.ones(2**16, dtype=torch.bfloat16))
+    assert set(found.tolist()) == {0.0, float(torch.tensor(1 / 0.9).bfloat16())}
 
 
 def test_dropout_in_place_gives_the_same_in_the_same_memory() -> None:

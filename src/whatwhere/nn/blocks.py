@@ -79,14 +79,18 @@ class Dropout(nn.Dropout):
         if not self.training or not self.p:
             return x
         if x.device.type not in ("cpu", "meta") or torch.compiler.is_compiling():
-            return super().forward(x)
+            return functional.dropout(x, self.p, training=True)  # a graphics card fuses this one
         share = min(round(self.p * _CHANCES), _CHANCES - 1)
-        kept = torch.empty_like(x)  # 0, or by how much what is kept grows
+        grows = _CHANCES / (_CHANCES - share)
+        exact = x.dtype in (torch.float32, torch.float64)  # a shorter type would round the factor
+        kept = torch.empty_like(x)
         if x.device.type == "cpu":
             flat = kept.as_strided((x.numel(),), (1,))  # in the order of the memory
             torch.ge(_draws(x.numel()), share - _CHANCES // 2, out=flat)
-            kept.mul_(_CHANCES / (_CHANCES - share))
-        return x.mul_(kept) if self.inplace else x.mul(kept)
+            if exact:
+                kept.mul_(grows)
+        out = x.mul_(kept) if self.inplace else x.mul(kept)
+        return out if exact else out.mul_(grows)
 
 
 _CHANCES = 2**16
@@ -94,7 +98,7 @@ _CHANCES = 2**16
 
 def _draws(count: int) -> Tensor:
     """Return `count` even chances, int16; NumPy draws them in half of torch's time."""
-    chance = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
+    chance = np.random.SFC64(int(torch.randint(2**63 - 1, (), device="cpu")))
     return torch.from_numpy(chance.random_raw(-(-count // 4)).view(np.int16)[:count])
 
 

@@ -36,6 +36,7 @@ FIRST = "first.png"
 
 _RACE, _MOST_RACE, _LEAST_RACE = 0.03, 30.0, 2.0  # share of the time of each candidate; [s]
 _AHEAD = 0.1  # by so much of mean IoU a net from scratch must win against one trained before
+_LATER = 100  # steps, in fewer of which it need not
 _JUDGED = 64  # chips by which candidates are judged
 _SHOWN = 3  # pairs in the first picture
 _STRIDE = 32  # of the candidates' backbones [px]
@@ -131,14 +132,15 @@ def settle(
         trial = _try(name, course, output, each, talk, first=first)
         talk.say(f"         {_told(trial)}")
         trials.append(trial)
-    best = max(trials, key=_standing)
+    left = budget - (time.monotonic() - begun)
+    best = max(trials, key=lambda trial: _standing(trial, left))
     if best.error or not best.steps:
         told = "; ".join(f"{trial.name}: {trial.error or 'no step fitted'}" for trial in trials)
         raise UsageError(
             f"--minutes {plan.recipe.minutes:g}: nothing could be trained in this time ({told}). "
             "Allow more."
         )
-    settled = _settled(plan, best, budget - (time.monotonic() - begun))
+    settled = _settled(plan, best, left)
     if len(trials) > 1:
         talk.say(f"chosen   {best.name}: {_because(best, trials)}")
     choice = _choice(plan, trials, best, settled)
@@ -310,11 +312,12 @@ def _told(trial: Trial) -> str:
     )
 
 
-def _standing(trial: Trial) -> float:
+def _standing(trial: Trial, seconds: float) -> float:
     """What a candidate counts for: filters that were learned before pay off later than a trial."""
     recipe = trial.recipe
     learned = recipe.model not in MODELS and (recipe.pretrained or recipe.pretrained_path != "")
-    return trial.score + (_AHEAD if learned else 0.0)
+    pays = learned and seconds >= _LATER * trial.step_seconds
+    return trial.score + (_AHEAD if pays else 0.0)
 
 
 def _because(best: Trial, trials: Sequence[Trial]) -> str:
@@ -380,14 +383,16 @@ def _choice(
 
 
 def _changes(plan: DataPlan) -> str:
-    recipe = plan.recipe
-    if not recipe.augment:
-        return "none"
-    found = ["all eight symmetries" if plan.orientation == "free" else "left-right flips"]
-    for name in ("rotate", "scale", "shift", "brightness", "contrast"):
+    recipe, square = plan.recipe, plan.shape[0] == plan.shape[1]
+    found = []
+    if recipe.augment and recipe.flip:
+        free = "all eight symmetries" if square else "flips in both directions"
+        found.append(free if plan.orientation == "free" else "left-right flips")
+    names = ("rotate", "scale", "shift", "brightness", "contrast") if recipe.augment else ()
+    for name in (*names, "mixup"):
         if getattr(recipe, name):
             found.append(f"{name} {getattr(recipe, name):g}")
-    return ", ".join(found)
+    return ", ".join(found) or "none"
 
 
 def _is_plain(plan: DataPlan, pair: Pair) -> bool:
