@@ -84,14 +84,12 @@ RELEASES = {
     "geo-inference-default": "geo-inference",
 }
 EXPORTS = {
-    "ours-onnx": "onnx",
-    "ours-openvino": "xml",
-    "ours-openvino-exact": "xml",
-    "ours-int8": "int8",
+    "ours-onnx": "net.onnx",
+    "ours-openvino": "net.xml",
+    "ours-openvino-exact": "net.xml",
+    "ours-int8": "int8.xml",
 }
-"""Our ways on an export of the net, and of which kind."""
-
-NAMES = {"onnx": "net.onnx", "xml": "net.xml", "int8": "int8.xml"}
+"""Our ways on an export of the net, and its file."""
 
 DEFAULTS = {"monai": (512, 64), "geoai": (512, 128), "geo-inference": (1024, 256)}
 """Tile and overlap on each side that a peer takes by itself [px]; MONAI has no tile of its own."""
@@ -414,7 +412,7 @@ def open_export(job: Job, net: Any) -> Any:
             sides = [(side + STRIDE - 1) // STRIDE * STRIDE for side in image.shape[-2:]]
             return cut_back(self.net(mirror_up(image, *sides)), *image.shape[-2:])
 
-    path = Path(job.folder, NAMES[EXPORTS[job.name]])
+    path = Path(job.folder, EXPORTS[job.name])
     if not path.exists():
         backend = TorchBackend(AnySize(), "binary")
         original = Original(card=make_card(job), backend=backend, digest="0" * 64)
@@ -463,7 +461,7 @@ def write_export(original: Any, job: Job, path: Path) -> None:
         path.write_bytes(with_lines(model, original.lines(answers, about)))
         return
     graph, tolerance = library.Core().read_model(model.SerializeToString()), 1e-3
-    if path.name == NAMES["int8"]:
+    if path.name == EXPORTS["ours-int8"]:
         with rasterio.open(job.scene) as file:
             pixels = file.read().astype(np.float32)
         chance, sides = np.random.default_rng(0), pixels.shape[1:]

@@ -70,9 +70,9 @@ def _maps(column: str, encoder: str) -> Callable[[Sequence[Row]], list[Bar]]:
         same = [row for row in rows if row["encoder"] == encoder]
         last = [row for row in same if row["date"] == same[-1]["date"]]
         return [
-            Bar.of(names.get(way, way), row, column, way.startswith("ours"))
+            Bar.of(names.get(row["way"], row["way"]), row, column, row["way"].startswith("ours"))
             for row in newest(last, "way")
-            if (way := row["way"]) and row["height"] == last[-1]["height"]
+            if row["height"] == last[-1]["height"]
         ]
 
     return bars

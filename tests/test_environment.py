@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import py_compile
 import sys
 from pathlib import Path
@@ -81,8 +82,14 @@ def test_a_start_that_compiles_torch_each_time_is_told() -> None:
 
 
 def test_bytecode_is_looked_for_where_python_keeps_it(tmp_path: Path) -> None:
-    module = tmp_path / "module.py"
-    module.write_text("1", encoding="utf-8")
-    assert environment._has_bytecode(str(module)) is False
-    py_compile.compile(str(module))
-    assert environment._has_bytecode(str(module)) is True
+    path = tmp_path / "module.py"
+    path.write_text("1", encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("module", path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    assert environment._has_bytecode(module) is False
+    py_compile.compile(str(path))
+    assert environment._has_bytecode(module) is True
+    spec.cached = None
+    spec.has_location = False  # then Python looks for none
+    assert environment._has_bytecode(module) is None

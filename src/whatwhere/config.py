@@ -271,6 +271,9 @@ _OWN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 _BACKBONE_DEFAULTS: Mapping[str, Any] = {"upsample": "nearest", "dropout": 0.0}
 
+CHANGES = ("rotate", "scale", "shift", "brightness", "contrast")
+"""The settings by which chips are changed other than by symmetries."""
+
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "tutorial": {},
     "modern": {
@@ -280,7 +283,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "timed": {
         **{"loss": "cross_entropy+dice", "optimizer": "adamw", "weight_decay": 0.01},
         **{"schedule": "cosine", "ema": 0.05, "epochs": 100_000, "stop_patience": 0},
-        **dict.fromkeys(("rotate", "scale", "shift", "brightness", "contrast"), 0.0),
+        **dict.fromkeys(CHANGES, 0.0),
         "minutes": 10.0,
     },
 }

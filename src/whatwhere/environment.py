@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import platform
 import re
 import shutil
@@ -109,11 +108,10 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _has_bytecode(path: str) -> bool | None:
-    try:
-        return Path(importlib.util.cache_from_source(path)).exists()
-    except NotImplementedError:  # a Python that keeps none
-        return None
+def _has_bytecode(module: Any) -> bool | None:
+    """Whether it lies where Python keeps it; None where Python keeps none."""
+    cached = module.__spec__.cached
+    return Path(cached).exists() if cached else None
 
 
 def _torch() -> dict[str, Any]:
@@ -134,7 +132,7 @@ def _torch() -> dict[str, Any]:
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "threads": torch.get_num_threads(),
-        "bytecode": _has_bytecode(torch.__file__),
+        "bytecode": _has_bytecode(torch),
         "folder": str(Path(torch.__file__).parent.parent),
         "error": None,
     }

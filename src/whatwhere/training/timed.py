@@ -14,7 +14,7 @@ import numpy as np
 
 from whatwhere import bundle, files, nets, pictures, report
 from whatwhere import evaluate as scoring
-from whatwhere.config import MODELS, Recipe, make_recipe
+from whatwhere.config import CHANGES, MODELS, Recipe, make_recipe
 from whatwhere.data import doctor
 from whatwhere.data.loader import AUTO_CHIP, Chips
 from whatwhere.data.plan import DataPlan
@@ -388,8 +388,7 @@ def _changes(plan: DataPlan) -> str:
     if recipe.augment and recipe.flip:
         free = "all eight symmetries" if square else "flips in both directions"
         found.append(free if plan.orientation == "free" else "left-right flips")
-    names = ("rotate", "scale", "shift", "brightness", "contrast") if recipe.augment else ()
-    for name in (*names, "mixup"):
+    for name in (*(CHANGES if recipe.augment else ()), "mixup"):
         if getattr(recipe, name):
             found.append(f"{name} {getattr(recipe, name):g}")
     return ", ".join(found) or "none"
