@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,18 @@ def test_nets_without_an_end_are_refused_at_once(monkeypatch: pytest.MonkeyPatch
         trace.trace(net, (2, 3, 69, 105), Geometry(32, None), free=True)
 
 
+def test_same_padding_is_a_number_where_sides_divide() -> None:
+    net = build_model("tf_mobilenetv3_small_minimal_100", 3, 1).eval()
+    program = trace.trace(net, (2, 3, 69, 105), Geometry(32, None), free=True)
+    pads = [n for n in program.graph.nodes if n.target is torch.ops.aten.pad.default]
+    pads = [n for n in pads if n.args[2:] in ((), ("constant", 0.0))]  # the others mirror
+    assert len(pads) == 5  # the stem and the first layer of each stage that halves its maps
+    assert {side for pad in pads for side in pad.args[1]} == {0, 1}
+    image = torch.from_numpy(make_pixels(77, 130) / np.float32(255))[None]
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(image), net(image), rtol=1e-4, atol=1e-4)
+
+
 def on_ones_own(folder: Path, encoder: torch.nn.Module) -> tuple[Path, Predictor]:
     """A bundle of a net on a module of one's own."""
     net = make_predictor(encoder, shape=Geometry(4, None))  # type: ignore[arg-type]
@@ -461,6 +474,7 @@ NETS = [
     ("test_mambaout", {}),
     ("test_maxvit", {}),
     ("test_coatnet", {}),
+    ("tf_efficientnet_lite0", {}),
 ]
 
 
@@ -472,9 +486,9 @@ NETS = [
         (*net, bands, task)
         for net, bands, task in zip(
             NETS,
-            4 * ("a", "abc", "abcde"),
-            4 * ("binary", "multiclass", "multilabel"),
-            strict=True,
+            cycle(("a", "abc", "abcde")),
+            cycle(("binary", "multiclass", "multilabel")),
+            strict=False,
         )
     ]
     + [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ def trace(
     try:
         with (
             torch.no_grad(),
+            _even_strides(),
             warnings.catch_warnings(),
             sdpa_kernel(SDPBackend.MATH),  # fused attention lays its result out otherwise
             _config.patch(backed_size_oblivious=oblivious),  # type: ignore[attr-defined]
@@ -79,6 +81,30 @@ def trace(
         raise UsageError(brief(error)) from error
     forget_places(program.graph_module)
     return program
+
+
+@contextmanager
+def _even_strides() -> Iterator[None]:
+    """Let timm's "same" padding be a number where a map's side divides by the stride.
+
+    It is computed from the side else, layer by layer, and what grows out of that is simplified for
+    minutes. An encoder is given multiples of what it needs, so what divides in the example divides
+    in every image; exports are compared with the net at other sizes.
+    """
+    from timm.layers import padding
+
+    asked = padding.get_same_padding
+
+    def told(side: Any, kernel_size: int, stride: int, dilation: int) -> Any:
+        if isinstance(side, torch.SymInt) and side.node.hint % stride == 0:
+            return max((kernel_size - 1) * dilation + 1 - stride, 0)
+        return asked(side, kernel_size, stride, dilation)
+
+    padding.get_same_padding = told
+    try:
+        yield
+    finally:
+        padding.get_same_padding = asked
 
 
 def endless(module: nn.Module) -> str:
