@@ -95,20 +95,62 @@ def test_the_net_takes_the_windows_and_they_fit_into_a_tile(look: Look) -> None:
     geometry = look.lattice.geometry
     for span in look.spans:
         result = span.length - 2 * geometry.border
-        assert span.length % geometry.stride == geometry.remainder
-        assert span.length == geometry.window(result)
         assert span.length <= look.lattice.tile
         assert span.skip + span.count <= result
+        if not (look.lattice.whole and span.start + span.length == look.side):
+            assert span.length % geometry.stride == geometry.remainder
+            assert span.length == geometry.window(result)
 
 
 @given(discarding())
 @settings(deadline=None)
-def test_used_pixels_have_the_margin_as_context(look: Look) -> None:
-    margin = look.lattice.geometry.margin
+def test_used_pixels_have_the_margin_as_context_or_the_end_of_the_plane(look: Look) -> None:
+    lattice, margin = look.lattice, look.lattice.geometry.margin
     assert margin is not None
     for span in look.spans:
-        assert span.first - span.start >= margin
-        assert span.start + span.length - (span.first + span.count) >= margin
+        end = span.start + span.length
+        assert span.first - span.start >= margin or (lattice.whole and span.start == 0)
+        left = end - (span.first + span.count)
+        assert left >= margin or (lattice.whole and end == look.side)
+
+
+@given(discarding() | blending())
+@settings(deadline=None)
+def test_windows_end_with_the_plane_unless_the_net_wants_more(look: Look) -> None:
+    lattice = look.lattice
+    assert lattice.whole == (not lattice.geometry.border and lattice.geometry.margin is not None)
+    for span in look.spans:
+        if lattice.whole:
+            assert span.start >= 0 and span.start + span.length <= look.side
+        elif lattice.blend:
+            assert span.length == lattice.tile
+
+
+@given(discarding() | blending())
+@settings(deadline=None)
+def test_a_plane_that_fits_into_a_tile_is_one_window(look: Look) -> None:
+    lattice = look.lattice
+    side = min(look.side, lattice.tile)
+    found = lattice_spans(lattice, 0, side, side)
+    if lattice.whole:
+        assert [(one.start, one.length, one.count, one.skip) for one in found] == [
+            (0, side, side, 0)
+        ]
+        assert (found[0].weights == 1).all()
+    assert lattice.lengths(side, side) == [one.length for one in found]
+
+
+@given(discarding() | blending(), st.integers(1, 400))
+@settings(deadline=None)
+def test_lengths_are_those_of_all_blocks(look: Look, block: int) -> None:
+    lattice, side = look.lattice, look.side
+    firsts = range(0, side, block)
+    parts = [lattice_spans(lattice, n, min(n + block, side), side) for n in firsts]
+    if lattice.blend:  # a tile is run once, however many blocks it reaches into
+        once = {span.start: span.length for part in parts for span in part}
+        assert sorted(once.values()) == sorted(lattice.lengths(side, block))
+    else:
+        assert lattice.lengths(side, block) == [span.length for part in parts for span in part]
 
 
 @given(discarding())
@@ -157,7 +199,8 @@ def test_weights_do_not_depend_on_the_range(look: Look) -> None:
     for span in look.spans:
         same = whole[span.start]
         at = span.first - same.first
-        assert span.length == same.length == look.lattice.tile
+        assert span.length == same.length
+        assert look.lattice.whole or span.length == look.lattice.tile
         assert np.array_equal(span.weights, same.weights[at : at + span.count])
         assert span.skip == span.first - span.start and (span.weights > 0).all()
 
@@ -167,8 +210,10 @@ def test_weights_do_not_depend_on_the_range(look: Look) -> None:
 def test_blended_tiles_lie_on_the_lattice_and_hold_what_is_used(look: Look) -> None:
     lattice = look.lattice
     for span in look.spans:
-        assert (span.start + lattice.halo) % lattice.core == 0
-        assert span.length % lattice.geometry.stride == span.start % lattice.geometry.stride == 0
+        assert (span.start + lattice.halo) % lattice.core == 0 or (lattice.whole and not span.start)
+        assert span.start % lattice.geometry.stride == 0
+        cut = lattice.whole and span.start + span.length == look.side
+        assert cut or span.length % lattice.geometry.stride == 0
         assert span.skip >= 0 and span.skip + span.count <= span.length
         assert look.first <= span.first and span.first + span.count <= look.last
 
@@ -198,8 +243,17 @@ def test_tiles_fade_into_each_other_as_a_sine_squared() -> None:
     part = lattice_spans(lattice, 5, 12, 20)
     assert [(one.first, one.count, one.skip) for one in part] == [(5, 7, 9), (5, 7, 1)]
     alone = lattice_spans(make_lattice(Geometry(4, 90), 16, 0), 0, 20, 20)
-    assert [(one.start, one.length, one.count) for one in alone] == [(0, 16, 16), (16, 16, 4)]
+    assert [(one.start, one.length, one.count) for one in alone] == [(0, 16, 16), (16, 4, 4)]
     assert all((one.weights == 1).all() for one in alone)
+
+
+def test_tiles_of_a_net_with_a_margin_are_cut_at_the_ends_and_fade_alike() -> None:
+    found = lattice_spans(make_lattice(Geometry(4, 90), 16, 3), 0, 22, 22)
+    blind = lattice_spans(make_lattice(Geometry(4, None), 16, 3), 0, 22, 22)
+    assert [(one.start, one.length) for one in found] == [(0, 12), (4, 16), (12, 10)]
+    for one, other in zip(found, blind, strict=True):
+        assert (one.first, one.count) == (other.first, other.count)
+        assert np.array_equal(one.weights, other.weights)
 
 
 # ---------------------------------------------------------------- choosing a lattice
@@ -208,7 +262,7 @@ def test_tiles_fade_into_each_other_as_a_sine_squared() -> None:
 def test_a_net_that_looks_at_the_whole_tile_is_blended_over_the_usual_halo() -> None:
     lattice = make_lattice(Geometry(32, None), 1024)
     assert lattice == Lattice(768, BLIND_MARGIN, Geometry(32, None), blend=True)
-    assert lattice.tile == 1024 and lattice.work == pytest.approx((1024 / 768) ** 2)
+    assert lattice.tile == 1024 and lattice.lengths(1536, 2048) == [1024, 1024]
 
 
 def test_an_overlap_below_the_margin_blends_and_one_above_does_not() -> None:

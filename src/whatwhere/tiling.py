@@ -175,9 +175,28 @@ class Lattice:
         return self.core + 2 * self.halo
 
     @property
-    def work(self) -> float:
-        """How many times the pixels that are kept are computed."""
-        return (self.tile / self.core) ** 2
+    def whole(self) -> bool:
+        """Whether windows end where the plane ends, as they would if it were not cut.
+
+        Else they go on beyond it, as its mirror image: a net with a border needs that, and one that
+        looks at the whole tile is to see tiles of one size.
+        """
+        return self.geometry.border == 0 and self.geometry.margin is not None
+
+    def lengths(self, side: int, block: int) -> list[int]:
+        """Return what the net sees of one side of a plane, window by window [px].
+
+        Args:
+            side: Of the plane [px].
+            block: Of which one is made after the other; tiles that are blended are remembered [px].
+        """
+        starts = [0] if self.blend else range(0, side, block)
+        step = side if self.blend else block
+        return [
+            span.length
+            for first in starts
+            for span in lattice_spans(self, first, min(first + step, side), side)
+        ]
 
 
 def make_lattice(geometry: Geometry, tile: int, overlap: int | None = None) -> Lattice:
@@ -226,7 +245,7 @@ class Span:
     """One side of a tile of a lattice.
 
     Attributes:
-        start: First pixel that the net sees; may lie before 0.
+        start: First pixel that the net sees; lies before 0 where the plane is mirrored.
         length: How many it sees [px].
         first: First pixel of the part of its result that is used.
         count: How many are used [px].
@@ -245,6 +264,8 @@ class Span:
 def lattice_spans(lattice: Lattice, first: int, last: int, side: int) -> list[Span]:
     """Return one side of the tiles that give the pixels from `first` to before `last`.
 
+    Where windows end with the plane, one that fits into a tile is one window.
+
     Args:
         lattice: How tiles lie; cores that are blended start at multiples of their length, others at
             multiples of the stride, counted from 0.
@@ -252,6 +273,9 @@ def lattice_spans(lattice: Lattice, first: int, last: int, side: int) -> list[Sp
         last: At most `side`.
         side: Of the whole plane [px]: beyond it no tile is needed.
     """
+    all_of_it = lattice.blend or (first, last) == (0, side)
+    if lattice.whole and side <= lattice.tile and all_of_it:
+        return [Span(0, side, first, last - first, first, np.ones(last - first, dtype=np.float32))]
     if lattice.blend:
         return _blended(lattice, first, last, side)
     stride, border = lattice.geometry.stride, lattice.geometry.border
@@ -262,12 +286,19 @@ def lattice_spans(lattice: Lattice, first: int, last: int, side: int) -> list[Sp
             start, length = core - border, lattice.geometry.window(stop - core)
             skip = kept - core
         else:
-            start = core - lattice.halo
-            length = -(-(stop - core) // stride) * stride + 2 * lattice.halo
+            end = core + -(-(stop - core) // stride) * stride + lattice.halo
+            start, length = _cut(lattice, core - lattice.halo, end, side)
             skip = kept - start
         ones = np.ones(stop - kept, dtype=np.float32)
         found.append(Span(start, length, kept, stop - kept, skip, ones))
     return found
+
+
+def _cut(lattice: Lattice, start: int, end: int, side: int) -> tuple[int, int]:
+    """Return first pixel and length of a window, of what lies within the plane if that ends it."""
+    if lattice.whole:
+        start, end = max(start, 0), min(end, side)
+    return start, end - start
 
 
 def _blended(lattice: Lattice, first: int, last: int, side: int) -> list[Span]:
@@ -276,14 +307,15 @@ def _blended(lattice: Lattice, first: int, last: int, side: int) -> list[Span]:
     rise = np.sin(np.pi / 2 * (np.arange(2 * halo) + 0.5) / max(2 * halo, 1)) ** 2
     found = []
     for i in range(max(0, (first - halo) // core), min(total, (last - 1 + halo) // core + 1)):
-        start, length = i * core - halo, core + 2 * halo
-        weights = np.ones(length)
+        edge = i * core - halo
+        weights = np.ones(core + 2 * halo)
         if halo and i > 0:
             weights[: 2 * halo] = rise
         if halo and i < total - 1:
             weights[-2 * halo :] = 1 - rise
+        start, length = _cut(lattice, edge, edge + len(weights), side)
         kept, stop = max(start, first), min(start + length, last)
         if stop > kept:
-            used = weights[kept - start : stop - start].astype(np.float32)
+            used = weights[kept - edge : stop - edge].astype(np.float32)
             found.append(Span(start, length, kept, stop - kept, kept - start, used))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,12 +92,12 @@ def _even_strides() -> Iterator[None]:
     minutes. An encoder is given multiples of what it needs, so what divides in the example divides
     in every image; exports are compared with the net at other sizes.
     """
-    from timm.layers import padding
-
+    padding: Any = importlib.import_module("timm.layers.padding")
     asked = padding.get_same_padding
 
     def told(side: Any, kernel_size: int, stride: int, dilation: int) -> Any:
-        if isinstance(side, torch.SymInt) and side.node.hint % stride == 0:
+        node: Any = side.node if isinstance(side, torch.SymInt) else None
+        if node is not None and node.hint % stride == 0:
             return max((kernel_size - 1) * dilation + 1 - stride, 0)
         return asked(side, kernel_size, stride, dilation)
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,18 +32,20 @@ from whatwhere.predict.plan import (
     block_of,
     describe_grid,
     describe_scene,
+    fits_block,
     require_space,
 )
 from whatwhere.talk import Talk
-from whatwhere.tiling import make_lattice
+from whatwhere.tiling import Lattice, make_lattice
 
 ENDING = ".parts"
 """What is added to a map's name for the folder of its parts."""
 
 _SAME_SIZE, _ODD_SIZE, _WRONG_SIZE = 1.02, 1.5, 4.0
-_CORES = (2048, 1024, 512, 256)
-_USUAL_CORE, _MEMORY_MB = 1024, 3072
+_CORES = (256, 512, 1024, 1536, 2048, 2560, 3072)
+_MEMORY_MB = 3072
 _BESIDE_MB = 400  # for a block that is read, one that is made and one that is written
+_WORTH = 0.95  # a larger core must lower the work to this share
 _PANEL = 4  # columns of blocks that are gone through together
 _AHEAD = 2  # blocks that wait to be written
 
@@ -255,8 +258,8 @@ def _plan(
     geometries = {member.card.geometry for member in members}
     if len(geometries) > 1:
         raise UsageError("nets that work together must have the same stride and margin.")
-    tile = first.tile or _tile(first, options)
-    lattice = make_lattice(card.geometry, tile, options.overlap)
+    factor = _factor(card.pixel_size, raster, options.resolution_m, talk)
+    lattice, block = _lattice(first, raster, factor, options)
     device = str(getattr(first.backend, "device", "cpu"))
     segmenter = Segmenter(
         members=members,
@@ -264,7 +267,7 @@ def _plan(
         symmetries=symmetries,
         batch=1 if device == "cpu" else 4,
         numbers=bands_in(card, raster),
-        factor=_factor(card.pixel_size, raster, options.resolution_m, talk),
+        factor=factor,
     )
     outputs = ["mask"]
     outputs += ["probabilities"] if options.probabilities else []
@@ -285,7 +288,7 @@ def _plan(
         blend=lattice.blend,
         batch=segmenter.batch,
         symmetries=len(symmetries),
-        block=block_of(segmenter.outputs, segmenter.factor),
+        block=block,
         thresholds=tuple(options.thresholds),
         outputs=tuple(outputs),
         device=device,
@@ -294,32 +297,52 @@ def _plan(
     return segmenter, plan
 
 
-def _tile(predictor: Predictor, options: MapOptions) -> int:
-    """Return the side of tiles that the memory has room for [px].
+def _lattice(
+    predictor: Predictor, raster: Raster, factor: float, options: MapOptions
+) -> tuple[Lattice, int]:
+    """Return how tiles lie, and the side of a block [px].
 
-    Cores fill a block without a rest. That of nets that look at the whole tile is always the same,
-    since the result depends on it.
+    Of the cores whose windows the memory has room for, the one is taken that lets the least be
+    computed: large ones waste less on halos, and a small scene may be one window. Cores fill a
+    block without a rest. That of nets that look at the whole tile is always the same, since the
+    result depends on it.
     """
-    geometry = predictor.card.geometry
-    usual = usual_tile(geometry)
+    card, geometry = predictor.card, predictor.card.geometry
+    planes, bands = card.classes.n_outputs, len(card.bands)
+    block = block_of(planes, factor)
     measure = getattr(predictor.backend, "memory_mb", None)
-    if geometry.border or geometry.margin is None or measure is None:
-        return usual
+    if predictor.tile or geometry.border or geometry.margin is None or measure is None:
+        tile = predictor.tile or usual_tile(geometry)
+        return make_lattice(geometry, tile, options.overlap), block
     margin = geometry.margin if options.overlap is None else options.overlap
     halo = -(-margin // geometry.stride) * geometry.stride
-    known = measure(len(predictor.card.bands), 512) / 512**2
-    limit = (options.memory_limit_mb or _MEMORY_MB) - _BESIDE_MB
-    cores = [core for core in _CORES if core <= _USUAL_CORE or options.memory_limit_mb]
-    for core in cores:
+    known = measure(bands, 512) / 512**2
+    limit = options.memory_limit_mb or _MEMORY_MB
+    sides = [max(1, round(side * factor)) for side in raster.size]
+    best: tuple[int, Lattice, int] | None = None
+    for core in _CORES:
+        blended = halo < geometry.margin
+        if core < max(geometry.stride, 2 * halo if blended else 0):
+            continue
         side = core // geometry.stride * geometry.stride + 2 * halo
-        blended = options.overlap is not None and core < 2 * halo
-        if known * side**2 <= limit and core >= geometry.stride and not blended:
-            return side
-    least = _CORES[-1] + 2 * halo
-    raise UsageError(
-        f"--memory-limit {options.memory_limit_mb}: a tile of {least} px takes about "
-        f"{known * least**2 + _BESIDE_MB:,.0f} MB. Allow that, or take a smaller --overlap."
-    )
+        lattice = make_lattice(geometry, side, options.overlap)
+        around = core * max(1, block // core) if factor == 1 else block
+        if not fits_block(around, planes, factor):
+            break
+        seen = [lattice.lengths(side, max(1, round(around * factor))) for side in sides]
+        beside = _BESIDE_MB + 8 * bands * (around**2 - block**2) / 2**20
+        if known * math.prod(map(max, seen)) + beside > limit:
+            continue
+        work = math.prod(map(sum, seen))
+        if best is None or work < _WORTH * best[0]:
+            best = work, lattice, around
+    if best is None:
+        least = _CORES[0] + 2 * halo
+        raise UsageError(
+            f"--memory-limit {options.memory_limit_mb}: a tile of {least} px takes about "
+            f"{known * least**2 + _BESIDE_MB:,.0f} MB. Allow that, or take a smaller --overlap."
+        )
+    return best[1:]
 
 
 def _factor(trained: float | None, raster: Raster, asked: float, talk: Talk) -> float:
@@ -368,16 +391,21 @@ def _tell(
 ) -> None:
     height, width = plan.size
     lattice = segmenter.lattice
-    work = lattice.work * len(segmenter.members) * plan.symmetries * segmenter.factor**2
+    scaled = [max(1, round(side * segmenter.factor)) for side in (height, width)]
+    block = max(1, round(plan.block * segmenter.factor))
+    work = math.prod(sum(lattice.lengths(side, block)) for side in scaled) / (height * width)
+    much = work > 3 and not lattice.blend and options.overlap is None
+    work *= len(segmenter.members) * plan.symmetries
     way = f"blended over {2 * lattice.halo} px" if lattice.blend else "without a seam"
     talk.say(
         f"plan     {raster.path}: {height:,}×{width:,} px; tiles of {lattice.tile} px {way}, "
         f"{work:.1f} times the pixels are computed"
     )
-    if lattice.work > 3 and not lattice.blend and options.overlap is None:
+    if much:
         talk.say(
-            f"note     a pixel of this net sees {lattice.halo} px far. A larger --tile wastes "
-            "less; --overlap 64 blends narrower tiles: several times as quick, not quite exact"
+            f"note     a pixel of this net sees {lattice.halo} px far. A larger --memory-limit "
+            "wastes less; --overlap 64 blends narrower tiles: several times as quick, not quite "
+            "exact"
         )
     share = "" if options.shard == (1, 1) else f" (shard {options.shard[0]} of {options.shard[1]})"
     there = f"{blocks[0] - blocks[1]:,} are there" if blocks[1] < blocks[0] else "none is there yet"

@@ -33,7 +33,7 @@ BLOCK = 2048
 """Side of a block [px]: each is one part."""
 
 _SAMPLES, _SAMPLE_BYTES = 64, 65536
-_FORMAT = 2
+_FORMAT = 3  # 2 had mirror images around the scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,9 +251,14 @@ def block_of(planes: int, factor: float) -> int:
         factor: How many pixels the nets see in the place of one, along a side.
     """
     side = BLOCK
-    while side > 512 and (side * side * planes * 4 > 2**28 or side * factor > BLOCK * 1.5):
+    while side > 512 and not fits_block(side, planes, factor):
         side //= 2
     return side
+
+
+def fits_block(side: int, planes: int, factor: float) -> bool:
+    """Whether a block may have such a side [px]; the arguments are those of `block_of`."""
+    return side * side * planes * 4 <= 2**28 and side * factor <= BLOCK * 1.5
 
 
 def nodata_of(classes: Classes) -> int:
