@@ -22,8 +22,10 @@ distance to `p_whole`, what the net says of windows with all the context it can 
 farther from the scene's edge than it sees; it is measured in a run that is not timed.
 
 `ours-onnx`, `ours-openvino` and `ours-int8` run an export of the net, the last in 8 bits fitted to
-windows of the scene. `ours-free` runs the run or export that `--free` names, whatever net that is:
-its rows tell a rate, and no seam. Names with `default` take what a peer takes by itself.
+windows of the scene, whose seam is the distance to what the net in 8 bits says of such windows.
+`monai-onnx` lets ONNX Runtime, as it comes, run that export within MONAI's window. `ours-free` runs
+the run or export that `--free` names, whatever net that is: its rows tell a rate, and no seam.
+Names with `default` take what a program takes by itself.
 
 The plain names share `--tile` and `--overlap`: neighbours overlap by twice that. The names with
 `exact` and `wide` share the halo that our default takes for this net, around cores of 1,024 px: a
@@ -78,7 +80,11 @@ RELEASES = {
     "terratorch": "terratorch",
     "terratorch-wide": "terratorch",
     "ours-openvino-exact": "whatwhere",
+    "ours-default": "whatwhere",
+    "ours-onnx-default": "whatwhere",
+    "ours-int8-default": "whatwhere",
     "ours-free": "whatwhere",
+    "monai-onnx": "monai",
     "monai-default": "monai",
     "geoai-default": "geoai-py",
     "geo-inference-default": "geo-inference",
@@ -88,11 +94,19 @@ EXPORTS = {
     "ours-openvino": "net.xml",
     "ours-openvino-exact": "net.xml",
     "ours-int8": "int8.xml",
+    "ours-onnx-default": "net.onnx",
+    "ours-int8-default": "int8.xml",
+    "monai-onnx": "net.onnx",
 }
-"""Our ways on an export of the net, and its file."""
+"""The ways on an export of the net, and its file."""
 
-DEFAULTS = {"monai": (512, 64), "geoai": (512, 128), "geo-inference": (1024, 256)}
-"""Tile and overlap on each side that a peer takes by itself [px]; MONAI has no tile of its own."""
+DEFAULTS = dict.fromkeys(("ours", "ours-onnx", "ours-int8"), (0, 0)) | {
+    **{"monai": (512, 64), "geoai": (512, 128), "geo-inference": (1024, 256)}
+}
+"""Tile and overlap on each side that a program takes by itself [px].
+
+MONAI has no tile of its own; ours follow from scene, net and memory.
+"""
 
 MODULES = {
     "ours": ("whatwhere.predict.maps", "tifffile"),
@@ -235,8 +249,8 @@ def compare(jobs: list[Job], facts: dict[str, Any], given: argparse.Namespace) -
             "width": facts["width"],
             "threads": threads(),
             "rounds": given.rounds,
-            "tile": "" if free else job.tile,
-            "overlap": "" if free else job.overlap,
+            "tile": "" if free else job.tile or "",
+            "overlap": "" if free or not job.tile else job.overlap,
             "seconds": middle(one["seconds"] for one in whole),
             "cpu_seconds": middle(one["cpu_seconds"] for one in whole),
             "net_seconds": middle(one["seconds"] for one in net),
@@ -281,7 +295,13 @@ def prepare(words: dict[str, Any]) -> None:
     if margin is None:
         sys.exit("a net that sees the whole window has no seam error: choose another encoder")
     halo = -(-margin // STRIDE) * STRIDE
-    np.save(folder / "whole.npy", see_whole(net, pixels, halo))
+
+    def ask(seen: NDArray[np.uint8]) -> Probabilities:
+        found: Probabilities = torch.sigmoid(net(normalized(seen)))[0, 0].numpy()
+        return found
+
+    with torch.inference_mode():
+        np.save(folder / "whole.npy", see_whole(ask, pixels, halo))
     _, height, width = pixels.shape
     facts = {"margin": margin, "halo": halo, "height": height, "width": width}
     print(json.dumps(facts))
@@ -336,20 +356,18 @@ def draw_net(encoder: str, pixels: NDArray[np.uint8]) -> Any:
     return net
 
 
-def see_whole(net: Any, pixels: NDArray[np.uint8], halo: int) -> Probabilities:
+def see_whole(
+    ask: Callable[[NDArray[np.uint8]], Probabilities], pixels: NDArray[np.uint8], halo: int
+) -> Probabilities:
     """Return `(H, W)` probabilities with all the context there is to see; NaN near the edge."""
-    import torch
-
     _, height, width = pixels.shape
     whole = np.full((height, width), np.nan, dtype=np.float32)
     ends = [side // STRIDE * STRIDE - halo for side in (height, width)]
-    with torch.inference_mode():
-        for row in range(halo, ends[0], CORE):
-            for column in range(halo, ends[1], CORE):
-                last, right = min(row + CORE, ends[0]), min(column + CORE, ends[1])
-                seen = pixels[:, row - halo : last + halo, column - halo : right + halo]
-                found = torch.sigmoid(net(normalized(seen)))[0, 0].numpy()
-                whole[row:last, column:right] = found[halo:-halo, halo:-halo]
+    for row in range(halo, ends[0], CORE):
+        for column in range(halo, ends[1], CORE):
+            last, right = min(row + CORE, ends[0]), min(column + CORE, ends[1])
+            found = ask(pixels[:, row - halo : last + halo, column - halo : right + halo])
+            whole[row:last, column:right] = found[halo:-halo, halo:-halo]
     if np.isnan(whole).all():
         sys.exit(f"the scene is too small: it needs sides above {2 * halo} px")
     return whole
@@ -413,11 +431,35 @@ def open_export(job: Job, net: Any) -> Any:
             return cut_back(self.net(mirror_up(image, *sides)), *image.shape[-2:])
 
     path = Path(job.folder, EXPORTS[job.name])
+    if job.name.startswith("monai"):
+        if not path.exists():
+            open_export(dataclasses.replace(job, name="ours-onnx"), net)
+        return as_it_comes(path)
     if not path.exists():
         backend = TorchBackend(AnySize(), "binary")
         original = Original(card=make_card(job), backend=backend, digest="0" * 64)
         write_export(original, job, path)
     return as_net(Predictor(make_card(job), open_exported(path), job.tile, "seeded"))
+
+
+def as_it_comes(path: Path) -> Any:
+    """Return what runs an export of ours in ONNX Runtime, without any setting of ours."""
+    import onnxruntime
+    import torch
+
+    class Session(torch.nn.Module):
+        """Gives logits, as a net does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.session = onnxruntime.InferenceSession(path)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            name = self.session.get_inputs()[0].name
+            (found,) = self.session.run(None, {name: 255 * images.numpy()})
+            return torch.logit(torch.from_numpy(found))
+
+    return Session()
 
 
 def as_net(predictor: Any) -> Any:
@@ -486,7 +528,7 @@ def ours(job: Job, net: Any) -> Run:
         predictor = net.predictor
     else:
         predictor = Predictor(make_card(job), TorchBackend(net, "binary"), job.tile, "seeded")
-    exact = job.name.endswith("-exact") or job.name == "ours-free"
+    exact = job.name.endswith(("-exact", "-default", "-free"))
     overlap = None if exact else job.overlap
     options = MapOptions(thresholds=(0.5,), overlap=overlap)
     make = Parts.make
@@ -694,6 +736,8 @@ def seam(words: dict[str, Any]) -> None:
 
     def note(_net: Any, images: tuple[Any, ...]) -> None:
         nonlocal pixels
+        if getattr(images[0], "is_meta", False):  # how much memory a tile takes is asked so
+            return
         name = f"{len(list(job.tiles.iterdir())):06d}.npy"
         np.save(job.tiles / name, np.asarray(images[0]))
         pixels += np.asarray(images[0])[:, 0].size
@@ -707,6 +751,8 @@ def seam(words: dict[str, Any]) -> None:
     if job.name == "ours-free":  # of another net, which has another whole
         print(json.dumps({**done, "seam_max": None, "seam_mean": None, "mask_differs": None}))
         return
+    if hasattr(net, "predictor") and "int8" in job.name:
+        whole = whole_of_engine(job, net)
     inside = ~np.isnan(whole)
     apart = np.abs(keep - whole)[inside]
     with rasterio.open(output) as file:
@@ -718,6 +764,19 @@ def seam(words: dict[str, Any]) -> None:
         "mask_differs": float(f"{differs.mean():.3g}"),
     }
     print(json.dumps(found))
+
+
+def whole_of_engine(job: Job, net: Any) -> Probabilities:
+    """Return what an engine of ours says of windows with all the context there is to see."""
+    with rasterio.open(job.scene) as file:
+        pixels: NDArray[np.uint8] = file.read()
+
+    def ask(seen: NDArray[np.uint8]) -> Probabilities:
+        there = np.ones(seen.shape[1:], dtype=np.bool_)
+        found: Probabilities = net.ask(net.predictor.prepare(seen, there)[None])[0, 0]
+        return found
+
+    return see_whole(ask, pixels, -(-job.margin // STRIDE) * STRIDE)
 
 
 def net_alone(words: dict[str, Any]) -> None:
