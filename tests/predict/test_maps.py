@@ -143,7 +143,8 @@ def test_cores_are_those_that_let_the_least_be_computed_in_the_memory(
     net.backend.memory_mb = lambda bands, side: math.ceil(134 * (side / 512) ** 2)  # type: ignore[method-assign]
     options = MapOptions(thresholds=(0.5,), memory_limit_mb=limit)
     lattice, block = maps._lattice(net, SimpleNamespace(size=size), 1.0, options)  # type: ignore[arg-type]
-    assert (lattice.core, lattice.halo, block % core) == (core, 544, 0)
+    assert (lattice.core, lattice.halo) == (core, 544)
+    assert block == (4096 if size == (3072, 3072) else 2048)
     seen = [lattice.lengths(side, block) for side in size]
     assert 134 / 512**2 * max(seen[0]) * max(seen[1]) <= (limit or 3072) - 400
     if windows:
@@ -166,6 +167,31 @@ def test_small_scenes_need_no_more_than_themselves(tmp_path: Path) -> None:
     assert seen == [(700, 900)]
     mask = net.probabilities(pixels)[0] >= 0.5
     assert np.mean(read(tmp_path / "m.tif") != mask) < 1e-5
+
+
+def test_a_scene_of_one_large_block_is_the_map_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = write_scene(tmp_path / "s.tif", make_pixels(1000, 900))
+    found = {}
+    for name, twice in (("one", True), ("many", False)):
+        monkeypatch.setattr(plan, "BLOCK", 512)
+        if not twice:
+            monkeypatch.setattr(maps, "blocks_of", lambda *_: [512])
+        options = MapOptions(thresholds=(0.5,), probabilities=True, keep_parts=True)
+        map_scene([make_predictor()], scene, tmp_path / f"{name}.tif", options, QUIET)
+        found[name] = load_plan(tmp_path / f"{name}.tif.parts").block
+    assert found == {"one": 1024, "many": 512}
+    for kind in ("", "_probabilities"):
+        with (
+            rasterio.open(tmp_path / f"one{kind}.tif") as one,
+            rasterio.open(tmp_path / f"many{kind}.tif") as many,
+        ):
+            assert one.overviews(1) == many.overviews(1) == [2]
+            for factor in (1, 2):
+                shape = (-(-1000 // factor), -(-900 // factor))
+                a, b = (file.read(1, out_shape=shape).astype(int) for file in (one, many))
+                assert np.mean(a != b) < 1e-3 and np.abs(a - b).max() <= 1
 
 
 def blind(seed: int = 0, **changes: Any) -> Predictor:

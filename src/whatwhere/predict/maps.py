@@ -29,10 +29,9 @@ from whatwhere.predict.parts import PIECES, Parts, outputs_of
 from whatwhere.predict.plan import (
     FILE,
     Plan,
-    block_of,
+    blocks_of,
     describe_grid,
     describe_scene,
-    fits_block,
     require_space,
 )
 from whatwhere.talk import Talk
@@ -42,7 +41,7 @@ ENDING = ".parts"
 """What is added to a map's name for the folder of its parts."""
 
 _SAME_SIZE, _ODD_SIZE, _WRONG_SIZE = 1.02, 1.5, 4.0
-_CORES = (256, 512, 1024, 1536, 2048, 2560, 3072)
+_CORES = (256, 512, 1024, 1536, 2048, 3072, 4096)
 _MEMORY_MB = 3072
 _BESIDE_MB = 400  # for a block that is read, one that is made and one that is written
 _WORTH = 0.95  # a larger core must lower the work to this share
@@ -308,34 +307,33 @@ def _lattice(
     result depends on it.
     """
     card, geometry = predictor.card, predictor.card.geometry
-    planes, bands = card.classes.n_outputs, len(card.bands)
-    block = block_of(planes, factor)
+    blocks = blocks_of(card.classes.n_outputs, factor, raster.size)
     measure = getattr(predictor.backend, "memory_mb", None)
     if predictor.tile or geometry.border or geometry.margin is None or measure is None:
         tile = predictor.tile or usual_tile(geometry)
-        return make_lattice(geometry, tile, options.overlap), block
+        return make_lattice(geometry, tile, options.overlap), blocks[0]
+    stride = geometry.stride
     margin = geometry.margin if options.overlap is None else options.overlap
-    halo = -(-margin // geometry.stride) * geometry.stride
+    halo = -(-margin // stride) * stride
+    bands = len(card.bands)
     known = measure(bands, 512) / 512**2
     limit = options.memory_limit_mb or _MEMORY_MB
     sides = [max(1, round(side * factor)) for side in raster.size]
+    least_core = max(stride, 2 * halo if halo < geometry.margin else 0)
     best: tuple[int, Lattice, int] | None = None
-    for core in _CORES:
-        blended = halo < geometry.margin
-        if core < max(geometry.stride, 2 * halo if blended else 0):
+    for block, core in itertools.product(blocks, _CORES):
+        if not least_core <= core <= block:
             continue
-        side = core // geometry.stride * geometry.stride + 2 * halo
-        lattice = make_lattice(geometry, side, options.overlap)
-        around = core * max(1, block // core) if factor == 1 else block
-        if not fits_block(around, planes, factor):
-            break
-        seen = [lattice.lengths(side, max(1, round(around * factor))) for side in sides]
-        beside = _BESIDE_MB + 8 * bands * (around**2 - block**2) / 2**20
+        lattice = make_lattice(geometry, core // stride * stride + 2 * halo, options.overlap)
+        seen = [lattice.lengths(side, max(1, round(block * factor))) for side in sides]
+        beside = _BESIDE_MB
+        if block > blocks[0]:
+            beside += 8 * bands * (math.prod(raster.size) - blocks[0] ** 2) // 2**20
         if known * math.prod(map(max, seen)) + beside > limit:
             continue
         work = math.prod(map(sum, seen))
         if best is None or work < _WORTH * best[0]:
-            best = work, lattice, around
+            best = work, lattice, block
     if best is None:
         least = _CORES[0] + 2 * halo
         raise UsageError(

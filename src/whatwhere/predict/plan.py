@@ -251,14 +251,30 @@ def block_of(planes: int, factor: float) -> int:
         factor: How many pixels the nets see in the place of one, along a side.
     """
     side = BLOCK
-    while side > 512 and not fits_block(side, planes, factor):
+    while side > 512 and (not _holds(side, planes) or side * factor > BLOCK * 1.5):
         side //= 2
     return side
 
 
-def fits_block(side: int, planes: int, factor: float) -> bool:
-    """Whether a block may have such a side [px]; the arguments are those of `block_of`."""
-    return side * side * planes * 4 <= 2**28 and side * factor <= BLOCK * 1.5
+def blocks_of(planes: int, factor: float, size: tuple[int, int]) -> list[int]:
+    """Return the sides that a block may have [px], the usual one first.
+
+    A scene of up to twice the usual side may be one block, of which the nets see larger windows.
+
+    Args:
+        planes: Probabilities of a pixel.
+        factor: How many pixels the nets see in the place of one, along a side.
+        size: (height, width) of the scene [px].
+    """
+    usual = block_of(planes, factor)
+    twice = 2 * usual
+    whole = factor == 1 and usual < max(size) <= twice and _holds(twice, planes)
+    return [usual, twice] if whole else [usual]
+
+
+def _holds(side: int, planes: int) -> bool:
+    """Whether a block's probabilities fit into 256 MB."""
+    return side * side * planes * 4 <= 2**28
 
 
 def nodata_of(classes: Classes) -> int:
