@@ -708,16 +708,19 @@ def map_it(words: dict[str, Any]) -> None:
     job, net, run = ready(words)
     output = Path(job.folder, f"map-{job.name}.tif")
     output.unlink(missing_ok=True)
-    inside, forward = 0.0, net.forward
+    inside, begun = 0.0, 0.0
 
-    def timed(*given: Any) -> Any:
-        nonlocal inside
+    def begin(_net: Any, _given: Any) -> None:
+        nonlocal begun
         begun = time.perf_counter()
-        found = forward(*given)
-        inside += time.perf_counter() - begun
-        return found
 
-    net.forward = timed
+    def end(_net: Any, given: Any, _found: Any) -> None:
+        nonlocal inside
+        if not getattr(given[0], "is_meta", False):  # how much memory a tile takes is asked so
+            inside += time.perf_counter() - begun
+
+    net.register_forward_pre_hook(begin)
+    net.register_forward_hook(end)
     before, cpu, started = peak_memory_mb(), cpu_seconds(), time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
         run(output, None)

@@ -176,10 +176,12 @@ class Lattice:
 
     @property
     def whole(self) -> bool:
-        """Whether windows end where the plane ends, as they would if it were not cut.
+        """Whether windows end where the plane ends, as one of the whole plane would.
 
-        Else they go on beyond it, as its mirror image: a net with a border needs that, and one that
-        looks at the whole tile is to see tiles of one size.
+        That is at the next multiple of the stride: up to there a net mirrors what it is given, so
+        it answers the same, and a window that is turned is still pooled as the plane is. Else
+        windows go on beyond the plane, as its mirror image: a net with a border needs that, and one
+        that looks at the whole tile is to see tiles of one size.
         """
         return self.geometry.border == 0 and self.geometry.margin is not None
 
@@ -188,7 +190,8 @@ class Lattice:
 
         Args:
             side: Of the plane [px].
-            block: Of which one is made after the other; tiles that are blended are remembered [px].
+            block: Of which one is made after the other [px]; tiles that are blended reach into
+                several, and are counted once.
         """
         starts = [0] if self.blend else range(0, side, block)
         step = side if self.blend else block
@@ -240,6 +243,10 @@ BLIND_MARGIN = 128
 """The halo of tiles for a net that looks at the whole tile [px]: seams are small, not absent."""
 
 
+_LEAST = 256
+"""What the last of the tiles that are blended sees at least, if a tile has as much [px]."""
+
+
 @dataclass(frozen=True)
 class Span:
     """One side of a tile of a lattice.
@@ -274,8 +281,9 @@ def lattice_spans(lattice: Lattice, first: int, last: int, side: int) -> list[Sp
         side: Of the whole plane [px]: beyond it no tile is needed.
     """
     all_of_it = lattice.blend or (first, last) == (0, side)
-    if lattice.whole and side <= lattice.tile and all_of_it:
-        return [Span(0, side, first, last - first, first, np.ones(last - first, dtype=np.float32))]
+    if lattice.whole and all_of_it and _end(lattice, side) <= lattice.tile:
+        ones = np.ones(last - first, dtype=np.float32)
+        return [Span(0, _end(lattice, side), first, last - first, first, ones)]
     if lattice.blend:
         return _blended(lattice, first, last, side)
     stride, border = lattice.geometry.stride, lattice.geometry.border
@@ -294,16 +302,24 @@ def lattice_spans(lattice: Lattice, first: int, last: int, side: int) -> list[Sp
     return found
 
 
+def _end(lattice: Lattice, side: int) -> int:
+    """Return where a plane ends for windows that end with it."""
+    stride = lattice.geometry.stride
+    return -(-side // stride) * stride
+
+
 def _cut(lattice: Lattice, start: int, end: int, side: int) -> tuple[int, int]:
     """Return first pixel and length of a window, of what lies within the plane if that ends it."""
     if lattice.whole:
-        start, end = max(start, 0), min(end, side)
+        start, end = max(start, 0), min(end, _end(lattice, side))
     return start, end - start
 
 
 def _blended(lattice: Lattice, first: int, last: int, side: int) -> list[Span]:
     core, halo = lattice.core, lattice.halo
-    total = max(1, -(-side // core))
+    # Where windows end with the plane, the one before the last needs no neighbour for its halo.
+    total = max(1, -(-(side - halo * lattice.whole) // core))
+    least = min(-(-_LEAST // lattice.geometry.stride) * lattice.geometry.stride, lattice.tile)
     rise = np.sin(np.pi / 2 * (np.arange(2 * halo) + 0.5) / max(2 * halo, 1)) ** 2
     found = []
     for i in range(max(0, (first - halo) // core), min(total, (last - 1 + halo) // core + 1)):
@@ -314,7 +330,9 @@ def _blended(lattice: Lattice, first: int, last: int, side: int) -> list[Span]:
         if halo and i < total - 1:
             weights[-2 * halo :] = 1 - rise
         start, length = _cut(lattice, edge, edge + len(weights), side)
-        kept, stop = max(start, first), min(start + length, last)
+        if lattice.whole and i == total - 1 and length < least:
+            start, length = start + length - least, least
+        kept, stop = max(edge, first), min(start + length, last)
         if stop > kept:
             used = weights[kept - edge : stop - edge].astype(np.float32)
             found.append(Span(start, length, kept, stop - kept, kept - start, used))

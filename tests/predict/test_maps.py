@@ -85,6 +85,16 @@ def test_tiled_and_whole_agree(tmp_path: Path, net: Predictor) -> None:
     assert np.abs(tiled - whole).max() < 1e-5  # the scene's edges are those of a picture
 
 
+def test_symmetries_leave_no_seam_either(tmp_path: Path, net: Predictor) -> None:
+    scene = write_scene(tmp_path / "s.tif", make_pixels(500, 620))  # no multiples of the stride
+    found = []
+    for tile in (320, 1024):
+        seg = segmenter(net, tile)
+        seg.symmetries = FREE
+        found.append(answer(seg, scene, Window(0, 0, 500, 620)))
+    assert np.abs(found[0] - found[1]).max() < 1e-5
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[*HealthCheck])
 @given(
     tile=st.integers(272, 700),
@@ -127,12 +137,12 @@ def test_a_net_with_a_border_goes_over_a_raster_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "limit", "core", "windows"),
     [
-        ((1000, 700), 0, 256, (1000, 700)),  # one window, with room for its halos
+        ((1000, 700), 0, 256, (1024, 704)),  # one window, with room for its halos
         ((2048, 2048), 0, 1024, (2048, 2048)),  # fits into a tile of 1,024 and two halos
         ((3072, 3072), 0, 1536, (2 * 2080, 2 * 2080)),
         ((10_000, 9_000), 0, 1024, None),
         ((10_000, 9_000), 6000, 2048, None),
-        ((10_000, 9_000), 1800, 512, None),
+        ((10_000, 9_000), 1900, 512, None),
     ],
 )
 def test_cores_are_those_that_let_the_least_be_computed_in_the_memory(
@@ -146,9 +156,52 @@ def test_cores_are_those_that_let_the_least_be_computed_in_the_memory(
     assert (lattice.core, lattice.halo) == (core, 544)
     assert block == (4096 if size == (3072, 3072) else 2048)
     seen = [lattice.lengths(side, block) for side in size]
-    assert 134 / 512**2 * max(seen[0]) * max(seen[1]) <= (limit or 3072) - 400
+    assert 134.5 / 512**2 * max(seen[0]) * max(seen[1]) <= (limit or 3072) - 400
     if windows:
         assert tuple(map(sum, seen)) == windows
+
+
+@pytest.mark.parametrize(
+    ("overlap", "labels", "factor", "core", "block"),
+    [
+        (64, 1, 1.0, 1024, 2048),  # larger ones would not be remembered by the blocks they share
+        (300, 1, 1.0, 1024, 2048),
+        (300, 70, 1.0, 1024, 512),  # the least that can be blended is larger than a block
+        (None, 1, 4.0, 1024, 512),
+        (None, 1, 0.5, 1024, 2048),
+    ],
+)
+def test_cores_of_blended_many_and_scaled(
+    overlap: int | None, labels: int, factor: float, core: int, block: int
+) -> None:
+    classes = make_classes(labels + 1, "multilabel" if labels > 1 else "binary")
+    net = make_predictor(shape=Geometry(32, 543), classes=classes)
+    net.backend.memory_mb = lambda bands, side: math.ceil(134 * (side / 512) ** 2)  # type: ignore[method-assign]
+    options = MapOptions(thresholds=(0.5,), overlap=overlap)
+    found = maps._lattice(net, SimpleNamespace(size=(8192, 8192)), factor, options)  # type: ignore[arg-type]
+    assert (found[0].core, found[1], found[0].blend) == (core, block, overlap is not None)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_blended_tiles_of_a_net_with_a_margin_are_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, net = write_scene(tmp_path / "s.tif", make_pixels(1100, 1300)), make_predictor()
+    runs: list[tuple[int, ...]] = []
+    original = net.backend.run
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        runs.append(images.shape[2:])
+        return original(images)
+
+    monkeypatch.setattr(net.backend, "run", run)
+    options = MapOptions(thresholds=(0.5,), overlap=32, keep_parts=True)
+    map_scene([net], scene, tmp_path / "a.tif", options, QUIET)
+    made = load_plan(tmp_path / "a.tif.parts")
+    lattice = make_lattice(net.card.geometry, made.core + 2 * made.halo, 32)
+    lengths = [lattice.lengths(side, made.block) for side in (1100, 1300)]
+    runs = [one for one in runs if one != (64, 64)]  # of the engine's choice
+    assert sorted(runs) == sorted((down, across) for down in lengths[0] for across in lengths[1])
 
 
 def test_small_scenes_need_no_more_than_themselves(tmp_path: Path) -> None:
@@ -164,7 +217,7 @@ def test_small_scenes_need_no_more_than_themselves(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(net.backend, "run", run)
         map_scene([net], scene, tmp_path / "m.tif", MapOptions(thresholds=(0.5,)), QUIET)
-    assert seen == [(700, 900)]
+    assert seen == [(704, 912)]
     mask = net.probabilities(pixels)[0] >= 0.5
     assert np.mean(read(tmp_path / "m.tif") != mask) < 1e-5
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,12 +92,15 @@ def _even_strides() -> Iterator[None]:
     minutes. An encoder is given multiples of what it needs, so what divides in the example divides
     in every image; exports are compared with the net at other sizes.
     """
-    padding: Any = importlib.import_module("timm.layers.padding")
+    padding: Any = sys.modules.get("timm.layers.padding")
+    if padding is None:  # the net is none of timm's
+        yield
+        return
     asked = padding.get_same_padding
 
     def told(side: Any, kernel_size: int, stride: int, dilation: int) -> Any:
-        node: Any = side.node if isinstance(side, torch.SymInt) else None
-        if node is not None and node.hint % stride == 0:
+        hint = side.node.hint if isinstance(side, torch.SymInt) else None
+        if isinstance(hint, int) and hint % stride == 0:
             return max((kernel_size - 1) * dilation + 1 - stride, 0)
         return asked(side, kernel_size, stride, dilation)
 

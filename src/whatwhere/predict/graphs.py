@@ -101,7 +101,7 @@ class Original:
             windows = [(shape.window(rows), shape.window(columns)) for rows, columns in sides]
         else:
             step = shape.stride
-            windows = [(2 * step + 5, step + 9), (5, 7), (step, 2 * step)]
+            windows = [(2 * step + 5, 3 * step + 9), (5, 7), (step, 3 * step)]
         return [(count, *window) for count, window in zip((1, 1, 2), windows, strict=True)]
 
     def lines(self, self_test: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str]:

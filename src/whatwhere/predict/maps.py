@@ -302,43 +302,47 @@ def _lattice(
     """Return how tiles lie, and the side of a block [px].
 
     Of the cores whose windows the memory has room for, the one is taken that lets the least be
-    computed: large ones waste less on halos, and a small scene may be one window. Cores fill a
-    block without a rest. That of nets that look at the whole tile is always the same, since the
-    result depends on it.
+    computed: large ones waste less on halos, and a small scene may be one window. Tiles that are
+    blended are small beside a block, which remembers them. That of nets that look at the whole tile
+    is always the same, since the result depends on it.
     """
     card, geometry = predictor.card, predictor.card.geometry
-    blocks = blocks_of(card.classes.n_outputs, factor, raster.size)
+    planes, bands, stride = card.classes.n_outputs, len(card.bands), geometry.stride
+    blocks = blocks_of(planes, factor, raster.size)
+    sides = [max(1, round(side * factor)) for side in raster.size]
+
+    def seen(lattice: Lattice, block: int) -> list[list[int]]:
+        return [lattice.lengths(side, max(1, round(block * factor))) for side in sides]
+
     measure = getattr(predictor.backend, "memory_mb", None)
     if predictor.tile or geometry.border or geometry.margin is None or measure is None:
-        tile = predictor.tile or usual_tile(geometry)
-        return make_lattice(geometry, tile, options.overlap), blocks[0]
-    stride = geometry.stride
+        lattice = make_lattice(geometry, predictor.tile or usual_tile(geometry), options.overlap)
+        return lattice, min(blocks, key=lambda block: math.prod(map(sum, seen(lattice, block))))
     margin = geometry.margin if options.overlap is None else options.overlap
     halo = -(-margin // stride) * stride
-    bands = len(card.bands)
-    known = measure(bands, 512) / 512**2
+    blend = halo < geometry.margin
+    cores = [core for core in _CORES if core >= max(stride, 2 * halo if blend else 0)]
+    pixel_mb = measure(bands, 512) / 512**2 + (12 * bands + 4 * planes) / 2**20
     limit = options.memory_limit_mb or _MEMORY_MB
-    sides = [max(1, round(side * factor)) for side in raster.size]
-    least_core = max(stride, 2 * halo if halo < geometry.margin else 0)
     best: tuple[int, Lattice, int] | None = None
-    for block, core in itertools.product(blocks, _CORES):
-        if not least_core <= core <= block:
+    for block, core in itertools.product(blocks, cores):
+        if core > max(round(block * factor) // (2 if blend else 1), cores[0]):
             continue
         lattice = make_lattice(geometry, core // stride * stride + 2 * halo, options.overlap)
-        seen = [lattice.lengths(side, max(1, round(block * factor))) for side in sides]
+        windows = seen(lattice, block)
         beside = _BESIDE_MB
         if block > blocks[0]:
-            beside += 8 * bands * (math.prod(raster.size) - blocks[0] ** 2) // 2**20
-        if known * math.prod(map(max, seen)) + beside > limit:
+            beside += max(8 * bands * (math.prod(raster.size) - blocks[0] ** 2) // 2**20, 0)
+        if pixel_mb * math.prod(map(max, windows)) + beside > limit:
             continue
-        work = math.prod(map(sum, seen))
+        work = math.prod(map(sum, windows))
         if best is None or work < _WORTH * best[0]:
             best = work, lattice, block
     if best is None:
-        least = _CORES[0] + 2 * halo
+        least = (cores or _CORES[-1:])[0] + 2 * halo
         raise UsageError(
-            f"--memory-limit {options.memory_limit_mb}: a tile of {least} px takes about "
-            f"{known * least**2 + _BESIDE_MB:,.0f} MB. Allow that, or take a smaller --overlap."
+            f"--memory-limit {limit}: a tile of {least} px takes about "
+            f"{pixel_mb * least**2 + _BESIDE_MB:,.0f} MB. Allow that, or take a smaller --overlap."
         )
     return best[1:]
 
@@ -401,9 +405,9 @@ def _tell(
     )
     if much:
         talk.say(
-            f"note     a pixel of this net sees {lattice.halo} px far. A larger --memory-limit "
-            "wastes less; --overlap 64 blends narrower tiles: several times as quick, not quite "
-            "exact"
+            f"note     a pixel of this net sees {lattice.halo} px far. More memory "
+            "(--memory-limit) wastes less; --overlap 64 blends narrower tiles: several times as "
+            "quick, not quite exact"
         )
     share = "" if options.shard == (1, 1) else f" (shard {options.shard[0]} of {options.shard[1]})"
     there = f"{blocks[0] - blocks[1]:,} are there" if blocks[1] < blocks[0] else "none is there yet"
