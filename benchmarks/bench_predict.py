@@ -65,7 +65,7 @@ from whatwhere.machine import large_pages, peak_memory_mb, threads
 
 SCENE = "oam_banepa/scene_train.tif"
 STRIDE = 32
-CORE = 1024  # of the wide tiles, as by default, and of the windows of `p_whole` [px]
+CORE = 1024  # of the wide tiles, and of the windows of `p_whole` [px]
 RELEASES = {
     "ours": "whatwhere",
     "ours-exact": "whatwhere",

@@ -64,7 +64,16 @@ def newest(rows: Sequence[Row], *names: str) -> list[Row]:
 
 def _maps(column: str, encoder: str) -> Callable[[Sequence[Row]], list[Bar]]:
     """The newest rows of one net and one size of scene."""
-    names = {"ours": "whatwhere, equal overlap", "ours-exact": "whatwhere, its own overlap"}
+    names = {
+        "ours": "whatwhere, equal overlap",
+        "ours-exact": "whatwhere, its own overlap",
+        "ours-onnx": "whatwhere, ONNX Runtime, equal overlap",
+        "ours-int8": "whatwhere, 8 bits, equal overlap",
+        "ours-onnx-default": "whatwhere, ONNX Runtime, its defaults",
+        "ours-int8-default": "whatwhere, 8 bits, its defaults",
+        "monai-onnx": "monai on ONNX Runtime",
+        "monai-default": "monai, tiles of 512 px, overlap of a quarter",
+    }
 
     def bars(rows: Sequence[Row]) -> list[Bar]:
         same = [row for row in rows if row["encoder"] == encoder]
@@ -142,6 +151,22 @@ CHARTS = (
         "maps; shorter is better.",
         "probability",
         _maps("seam_max", "resnet18"),
+    ),
+    Chart(
+        "bench_predict",
+        "A scene and resnet34",
+        "3,072 × 3,072 px, three bands, the same resnet34 U-Net in every program, tiles of 1,024 px "
+        "with 64 px of overlap on each side but for those by default; shorter is better.",
+        "seconds",
+        _maps("seconds", "resnet34"),
+    ),
+    Chart(
+        "bench_predict",
+        "Seams and resnet34",
+        "The largest difference of a probability from that of the scene in one piece, of the same "
+        "maps; shorter is better.",
+        "probability",
+        _maps("seam_max", "resnet34"),
     ),
     Chart(
         "engines",

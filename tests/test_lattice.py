@@ -1,4 +1,4 @@
-"""Tiles of a plane without ends: the same wherever one begins to look."""
+"""Tiles of a plane: the same wherever one begins to look."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def reflect(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Lattice:
-    """How a plane without ends is cut into tiles, the same wherever one begins to look.
+    """How a plane is cut into tiles, the same wherever one begins to look.
 
     Attributes:
         core: What a tile is there for [px]; a multiple of the stride.
