@@ -155,8 +155,8 @@ CHARTS = (
     Chart(
         "bench_predict",
         "A scene and resnet34",
-        "3,072 × 3,072 px, three bands, the same resnet34 U-Net in every program, tiles of 1,024 px "
-        "with 64 px of overlap on each side but for those by default; shorter is better.",
+        "3,072 × 3,072 px, three bands, the same resnet34 U-Net in every program, tiles of 1,024 "
+        "px with 64 px of overlap on each side but for those by default; shorter is better.",
         "seconds",
         _maps("seconds", "resnet34"),
     ),

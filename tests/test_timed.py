@@ -167,6 +167,10 @@ def test_without_weights_at_hand_others_are_tried(monkeypatch: pytest.MonkeyPatc
     found = candidates(recipe, NONE, None, heard)
     assert [name for name, _ in found] == ["tutorial, from scratch", "resnet34, from scratch"]
     assert not found[1][1].pretrained
+    assert [one.decoder_channels for _, one in found] == ["", timed.DECODER]
+    said = make_recipe("timed", decoder_channels="64,48,32,24,16", model="resnet34")
+    (found_too,) = candidates(said, frozenset({"decoder_channels"}), None, QUIET)[1:]
+    assert found_too[1].decoder_channels == said.decoder_channels
     assert sum("has no pretrained weights here" in line for line in heard.lines) == 2
     monkeypatch.setattr("whatwhere.nets.fetch_weights", lambda _name: Path("w"))
     found = candidates(recipe, NONE, None, heard)

@@ -30,6 +30,9 @@ from whatwhere.training.course import Course
 CANDIDATES = ("tf_efficientnet_lite0", "tutorial", "resnet34")
 """A small net that was trained before, a small one that was not, and a larger one."""
 
+DECODER = "128,64,32,16,16"
+"""Channels of the backbones' decoders: half the usual ones, for more steps in the same time."""
+
 CHOICE = "choice.json"
 FIRST = "first.png"
 """In the report's folder: why this net was taken, and the first picture."""
@@ -170,17 +173,18 @@ def candidates(
         nets.check_model(recipe, encoder)
         return [(recipe.model, recipe)]
     found = []
+    decoder = recipe.decoder_channels if "decoder_channels" in said else DECODER
     for model in CANDIDATES:
         if model in MODELS:
-            own = make_recipe(recipe, model=model, pretrained_path="")
+            own = make_recipe(recipe, model=model, pretrained_path="", decoder_channels="")
             found.append((f"{model}, from scratch", own))
             continue
-        wanted = make_recipe(recipe, model=model)
+        wanted = make_recipe(recipe, model=model, decoder_channels=decoder)
         try:
             nets.check_model(wanted)
         except UsageError as error:
             talk.say(f"note     {model} has no pretrained weights here: {error}")
-            wanted = make_recipe(recipe, model=model, pretrained=False, pretrained_path="")
+            wanted = make_recipe(wanted, pretrained=False, pretrained_path="")
         if wanted.pretrained:
             found.append((f"{model}, pretrained", wanted))
         elif model == CANDIDATES[-1]:
@@ -334,6 +338,7 @@ def _choice(
 ) -> dict[str, Any]:
     """What the report says of it."""
     recipe, clock = settled.plan.recipe, settled.clock
+    decoder = recipe.decoder_channels.replace(",", ", ")
     facts = plan.survey.facts
     numbers = [facts[pair.key] for split in plan.splits.values() for pair in split]
     sizes = sorted({one.size for one in numbers})
@@ -376,6 +381,7 @@ def _choice(
             "training": f"{clock.seconds:.0f} s, about {clock.steps} steps of {recipe.batch_size}",
             "validation": f"{recipe.val_chips or 'all'} chips after each epoch of "
             f"{recipe.epoch_chips or 'all'}",
+            **({"decoder": f"{decoder} channels"} if decoder else {}),
             "changes": _changes(settled.plan),
             "rate": f"{recipe.schedule} to {recipe.lr:.2g}, by the clock",
         },
