@@ -110,7 +110,7 @@ def test_the_file_says_what_it_is(run: tuple[Path, Predictor], free: Path) -> No
     assert words["whatwhere_source"] == bundle.load(run[0]).digest
     about = words["whatwhere_export"]
     assert 0 < about["largest_difference"] <= 1e-4
-    assert about["compared"] == [[1, 37, 25], [1, 5, 7], [2, 16, 32]]
+    assert about["compared"] == [[1, 37, 57], [1, 5, 7], [2, 16, 48]]
     assert about["tile"] == 0 and about["memory_mb"] >= 1 and "torch" in about["versions"]
     assert not THEIRS & set(words)  # they want one size
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
@@ -148,7 +148,7 @@ def test_what_differs_is_not_written_and_what_was_there_stays(
     monkeypatch.setattr(export, "_make_onnx", wrong)
     path = tmp_path / "model.onnx"
     path.write_bytes(b"from before")
-    message = rf"not answer as the net does: at 1×37×25 px a probability is off by {told}"
+    message = rf"not answer as the net does: at 1×37×57 px a probability is off by {told}"
     with pytest.raises(BundleError, match=message):
         jobs.export(run[0], path, talk=QUIET)
     assert path.read_bytes() == b"from before"

@@ -132,7 +132,7 @@ def test_two_nets_and_all_symmetries(run: Path, tmp_path: Path) -> None:
         (["--shard", "4/3"], 2, "part 4 of 3 is none"),
         (["--shard", "auto"], 2, "no index of an array is given"),
         (["--tile", "64"], 2, "no room for a core between two halos of 128 px"),
-        (["--memory-limit", "401"], 2, r"--memory-limit 401: a tile of \d+ px takes about"),
+        (["--memory-limit", "400"], 2, r"--memory-limit 400: a tile of \d+ px takes about"),
         (["--uncertainty", "spread"], 2, "needs several answers"),
         (["--min-area-m2", "inf", "--polygons", "a.gpkg"], 2, "numbers from 0 up"),
         (["--table", "t.csv", "--shard", "1/2"], 2, "--table counts a whole map"),

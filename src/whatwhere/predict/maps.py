@@ -395,13 +395,14 @@ def _tell(
     lattice = segmenter.lattice
     scaled = [max(1, round(side * segmenter.factor)) for side in (height, width)]
     block = max(1, round(plan.block * segmenter.factor))
-    work = math.prod(sum(lattice.lengths(side, block)) for side in scaled) / (height * width)
+    windows = [lattice.lengths(side, block) for side in scaled]
+    work = math.prod(map(sum, windows)) / (height * width)
     much = work > 3 and not lattice.blend and options.overlap is None
     work *= len(segmenter.members) * plan.symmetries
     way = f"blended over {2 * lattice.halo} px" if lattice.blend else "without a seam"
     talk.say(
-        f"plan     {raster.path}: {height:,}×{width:,} px; tiles of {lattice.tile} px {way}, "
-        f"{work:.1f} times the pixels are computed"
+        f"plan     {raster.path}: {height:,}×{width:,} px; tiles of {max(map(max, windows))} px "
+        f"{way}, {work:.1f} times the pixels are computed"
     )
     if much:
         talk.say(
