@@ -100,8 +100,11 @@ EXPORTS = {
 }
 """The ways on an export of the net, and its file."""
 
-DEFAULTS = dict.fromkeys(("ours", "ours-onnx", "ours-int8"), (0, 0)) | {
-    **{"monai": (512, 64), "geoai": (512, 128), "geo-inference": (1024, 256)}
+DEFAULTS = {
+    **dict.fromkeys(("ours", "ours-onnx", "ours-int8"), (0, 0)),
+    "monai": (512, 64),
+    "geoai": (512, 128),
+    "geo-inference": (1024, 256),
 }
 """Tile and overlap on each side that a program takes by itself [px].
 

@@ -138,17 +138,21 @@ def test_a_plane_that_fits_into_a_tile_is_one_window(look: Look) -> None:
     assert lattice.lengths(side, side) == [one.length for one in found]
 
 
-@given(discarding() | blending(), st.integers(1, 400))
+@given(blending(), st.integers(1, 400))
 @settings(deadline=None)
-def test_lengths_are_those_of_all_blocks(look: Look, block: int) -> None:
+def test_lengths_are_those_of_all_blocks_each_once(look: Look, block: int) -> None:
     lattice, side = look.lattice, look.side
     firsts = range(0, side, block)
     parts = [lattice_spans(lattice, n, min(n + block, side), side) for n in firsts]
-    if lattice.blend:  # a tile is run once, however many blocks it reaches into
-        once = {span.start: span.length for part in parts for span in part}
-        assert sorted(once.values()) == sorted(lattice.lengths(side, block))
-    else:
-        assert lattice.lengths(side, block) == [span.length for part in parts for span in part]
+    once = {span.start: span.length for part in parts for span in part}
+    assert sorted(once.values()) == sorted(lattice.lengths(side, block))
+
+
+def test_lengths_of_tiles_that_are_not_blended_begin_anew_with_each_block() -> None:
+    lattice = make_lattice(Geometry(16, 122), 1024 + 2 * 128)
+    assert lattice.lengths(3000, 2048) == [1152, 1280, 128 + 952 + 8]
+    assert lattice.lengths(1500, 1024) == [1152, 128 + 476 + 4]
+    assert lattice.lengths(1200, 2048) == [1200]
 
 
 @given(discarding())

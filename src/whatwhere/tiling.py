@@ -281,9 +281,10 @@ def lattice_spans(lattice: Lattice, first: int, last: int, side: int) -> list[Sp
         side: Of the whole plane [px]: beyond it no tile is needed.
     """
     all_of_it = lattice.blend or (first, last) == (0, side)
-    if lattice.whole and all_of_it and _end(lattice, side) <= lattice.tile:
+    window = lattice.geometry.window
+    if lattice.whole and all_of_it and window(side) <= lattice.tile:
         ones = np.ones(last - first, dtype=np.float32)
-        return [Span(0, _end(lattice, side), first, last - first, first, ones)]
+        return [Span(0, window(side), first, last - first, first, ones)]
     if lattice.blend:
         return _blended(lattice, first, last, side)
     stride, border = lattice.geometry.stride, lattice.geometry.border
@@ -291,10 +292,10 @@ def lattice_spans(lattice: Lattice, first: int, last: int, side: int) -> list[Sp
     for core in range(first // stride * stride, last, lattice.core):
         kept, stop = max(core, first), min(core + lattice.core, last)
         if border:
-            start, length = core - border, lattice.geometry.window(stop - core)
+            start, length = core - border, window(stop - core)
             skip = kept - core
         else:
-            end = core + -(-(stop - core) // stride) * stride + lattice.halo
+            end = core + window(stop - core) + lattice.halo
             start, length = _cut(lattice, core - lattice.halo, end, side)
             skip = kept - start
         ones = np.ones(stop - kept, dtype=np.float32)
@@ -302,16 +303,10 @@ def lattice_spans(lattice: Lattice, first: int, last: int, side: int) -> list[Sp
     return found
 
 
-def _end(lattice: Lattice, side: int) -> int:
-    """Return where a plane ends for windows that end with it."""
-    stride = lattice.geometry.stride
-    return -(-side // stride) * stride
-
-
 def _cut(lattice: Lattice, start: int, end: int, side: int) -> tuple[int, int]:
     """Return first pixel and length of a window, of what lies within the plane if that ends it."""
     if lattice.whole:
-        start, end = max(start, 0), min(end, _end(lattice, side))
+        start, end = max(start, 0), min(end, lattice.geometry.window(side))
     return start, end - start
 
 
@@ -319,7 +314,7 @@ def _blended(lattice: Lattice, first: int, last: int, side: int) -> list[Span]:
     core, halo = lattice.core, lattice.halo
     # Where windows end with the plane, the one before the last needs no neighbour for its halo.
     total = max(1, -(-(side - halo * lattice.whole) // core))
-    least = min(-(-_LEAST // lattice.geometry.stride) * lattice.geometry.stride, lattice.tile)
+    least = min(lattice.geometry.window(_LEAST), lattice.tile)
     rise = np.sin(np.pi / 2 * (np.arange(2 * halo) + 0.5) / max(2 * halo, 1)) ** 2
     found = []
     for i in range(max(0, (first - halo) // core), min(total, (last - 1 + halo) // core + 1)):

@@ -309,17 +309,13 @@ def _lattice(
     card, geometry = predictor.card, predictor.card.geometry
     planes, bands, stride = card.classes.n_outputs, len(card.bands), geometry.stride
     blocks = blocks_of(planes, factor, raster.size)
-    sides = [max(1, round(side * factor)) for side in raster.size]
-
-    def seen(lattice: Lattice, block: int) -> list[list[int]]:
-        return [lattice.lengths(side, max(1, round(block * factor))) for side in sides]
-
+    windows = functools.partial(_windows, size=raster.size, factor=factor)
     measure = getattr(predictor.backend, "memory_mb", None)
     if predictor.tile or geometry.border or geometry.margin is None or measure is None:
         lattice = make_lattice(geometry, predictor.tile or usual_tile(geometry), options.overlap)
-        return lattice, min(blocks, key=lambda block: math.prod(map(sum, seen(lattice, block))))
+        return lattice, min(blocks, key=lambda block: math.prod(map(sum, windows(lattice, block))))
     margin = geometry.margin if options.overlap is None else options.overlap
-    halo = -(-margin // stride) * stride
+    halo = geometry.window(margin)
     blend = halo < geometry.margin
     cores = [core for core in _CORES if core >= max(stride, 2 * halo if blend else 0)]
     pixel_mb = measure(bands, 512) / 512**2 + (12 * bands + 4 * planes) / 2**20
@@ -329,13 +325,13 @@ def _lattice(
         if core > max(round(block * factor) // (2 if blend else 1), cores[0]):
             continue
         lattice = make_lattice(geometry, core // stride * stride + 2 * halo, options.overlap)
-        windows = seen(lattice, block)
+        seen = windows(lattice, block)
         beside = _BESIDE_MB
         if block > blocks[0]:
             beside += max(8 * bands * (math.prod(raster.size) - blocks[0] ** 2) // 2**20, 0)
-        if pixel_mb * math.prod(map(max, windows)) + beside > limit:
+        if pixel_mb * math.prod(map(max, seen)) + beside > limit:
             continue
-        work = math.prod(map(sum, windows))
+        work = math.prod(map(sum, seen))
         if best is None or work < _WORTH * best[0]:
             best = work, lattice, block
     if best is None:
@@ -345,6 +341,14 @@ def _lattice(
             f"{pixel_mb * least**2 + _BESIDE_MB:,.0f} MB. Allow that, or take a smaller --overlap."
         )
     return best[1:]
+
+
+def _windows(
+    lattice: Lattice, block: int, *, size: tuple[int, int], factor: float
+) -> list[list[int]]:
+    """Return the sides of what nets see, of a scene's rows and of its columns [px]."""
+    within = max(1, round(block * factor))
+    return [lattice.lengths(max(1, round(side * factor)), within) for side in size]
 
 
 def _factor(trained: float | None, raster: Raster, asked: float, talk: Talk) -> float:
@@ -393,9 +397,7 @@ def _tell(
 ) -> None:
     height, width = plan.size
     lattice = segmenter.lattice
-    scaled = [max(1, round(side * segmenter.factor)) for side in (height, width)]
-    block = max(1, round(plan.block * segmenter.factor))
-    windows = [lattice.lengths(side, block) for side in scaled]
+    windows = _windows(lattice, plan.block, size=plan.size, factor=segmenter.factor)
     work = math.prod(map(sum, windows)) / (height * width)
     much = work > 3 and not lattice.blend and options.overlap is None
     work *= len(segmenter.members) * plan.symmetries
