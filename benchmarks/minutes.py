@@ -8,8 +8,9 @@ A call is one training: one system, one set, one seed. What has its row already 
 Every system gets the same folder: `train`, `val` and `test`, each with `images` and `masks`, all
 PNG. It has so many minutes of wall time, from the start of its process on, for learning and for
 finding its threshold on the validation split. Then it writes masks of the test images, which are
-scored here, once. The data come from `WHATWHERE_DATA`, the weights of the backbone, which all
-systems begin with that can, from `WHATWHERE_WEIGHTS`.
+scored here, once; ours a second time with `--tta`, which is a row of its own. The data come from
+`WHATWHERE_DATA`, the weights of the backbone, which all systems begin with that can, from
+`WHATWHERE_WEIGHTS`.
 
 Peers are not among this project's dependencies: make an environment of their own, and name its
 Python.
@@ -48,6 +49,7 @@ CLASSES = {
 }
 IGNORED = {"salt": None, "banepa": None, "india": 0}
 INDIA_KEY = 16  # the deal of `s2_india.py`
+TTA = " --tta"  # of ours: a row of its own for the mean over the symmetries
 TILE = 512  # of the scene of Banepa [px]
 
 
@@ -85,21 +87,25 @@ def main() -> None:
             train = ours if asked.system == "ours" else peer
             told.write_text(json.dumps(train(asked, data, out)), encoding="utf-8")
         seconds, about = json.loads(told.read_text(encoding="utf-8"))
-        scores = score(data / "test" / "masks", out / "masks", asked.set)
+        found = {
+            f"{asked.system}{flag}": score(data / "test" / "masks", masks, asked.set)
+            for flag in ("", TTA)
+            if (masks := out / f"masks{flag.replace(' ', '')}").exists()
+        }
     row = {
         "set": asked.set,
-        "system": asked.system,
+        "system": "",
         "start": start(asked),
         "seed": asked.seed,
         "minutes": asked.minutes,
         "seconds": round(seconds, 1),
         **{name: about.get(name, "") for name in ("release", "net", "steps", "threshold")},
-        **scores,
     }
-    if asked.dry_run:
-        print(row)
-    else:
-        append("minutes", **row)
+    for system, scores in found.items():
+        if asked.dry_run:
+            print({**row, "system": system, **scores})
+        else:
+            append("minutes", **{**row, "system": system, **scores})
 
 
 def start(asked: Any) -> str:
@@ -136,7 +142,9 @@ def ours(asked: Any, data: Path, out: Path) -> tuple[float, dict[str, Any]]:
     began = time.monotonic()
     whatwhere(words, environ)
     seconds = time.monotonic() - began
-    whatwhere(["predict", run, data / "test" / "images", "-o", out / "masks"], environ)
+    predict = ["predict", run, data / "test" / "images", "-o"]
+    whatwhere([*predict, out / "masks"], environ)
+    whatwhere([*predict, out / f"masks{TTA.strip()}", TTA.strip()], environ)
     card = json.loads((run / "bundle" / "bundle.json").read_text(encoding="utf-8"))["card"]
     choice = json.loads((run / "report" / "choice.json").read_text(encoding="utf-8"))
     print(json.dumps(choice, indent=1))

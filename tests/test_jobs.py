@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,30 @@ def test_evaluation_counts_what_plain_numpy_counts(run: Path, data: Path) -> Non
     assert back["iou"] == pytest.approx(rest / (rest + false + missed))
     assert salt["recall"] == pytest.approx(hits / (hits + missed))
     assert scores["pixel_accuracy"] == pytest.approx((hits + rest) / (3 * 48 * 48))
+
+
+def test_symmetries_are_looked_at_where_it_is_asked_for(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    """The tutorial's sections are upright: left-right flips."""
+    shutil.copytree(run, tmp_path / "run")
+    own, folder = tmp_path / "run", data / "images"
+    plain, looked = (jobs.evaluate(own, data, tta=tta, talk=QUIET) for tta in (False, True))
+    assert plain["mean_iou"] != looked["mean_iou"]
+    kept = (own / "report" / "test.json").read_bytes()
+    jobs.evaluate(own, data, tta=True, talk=QUIET)
+    assert (own / "report" / "test.json").read_bytes() == kept
+    jobs.predict(own, folder, tmp_path / "out", probabilities=True, tta=True, talk=QUIET)
+    name = f"{split_keys(run, 'test')[0]}.png"
+    with Image.open(folder / name) as file:
+        image = np.asarray(file)[None]
+    predictor = Predictor.open(own)
+    mirrored = predictor.probabilities(image[..., ::-1])[..., ::-1]
+    mean = (predictor.probabilities(image) + mirrored)[0] / 2
+    with Image.open(tmp_path / "out" / "probabilities" / name) as file:
+        np.testing.assert_allclose(np.asarray(file) / 65535, mean, atol=1e-5)
+    found = jobs.tune(own, data, tta=True, talk=QUIET)
+    assert jobs.tune(own, data, talk=QUIET)["labels"] != found["labels"]
 
 
 def test_other_data_is_scored_whole_and_a_part_can_be_chosen(

@@ -154,8 +154,10 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(
 
 def test_flags_of_scenes_are_refused_for_images(run: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((20, 20, 3), dtype=np.uint8)).save(tmp_path / "p.png")
-    done = call("predict", run, tmp_path / "p.png", "-o", tmp_path / "out", "--tta", *POLYGONS)
-    assert_told(done, 2, r"--polygons, --tta: for scenes, which have coordinates; .*p\.png")
+    done = call(
+        "predict", run, tmp_path / "p.png", "-o", tmp_path / "out", "--keep-parts", *POLYGONS
+    )
+    assert_told(done, 2, r"--polygons, --keep-parts: for scenes, which have coordinates; .*p\.png")
     scenes = [write_scene(tmp_path / f"{n}.tif", make_pixels(20, 20)) for n in "ab"]
     both = call("predict", run, *scenes, "-o", tmp_path / "one.tif")
     assert_told(both, 2, "one file for 2 scenes. Give a folder")

@@ -56,6 +56,7 @@ Backend = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+Tta = Annotated[bool, typer.Option("--tta", help="the mean over all symmetries seen in training")]
 Threshold = Annotated[
     str | None, typer.Option(help="in the place of the bundle's: 0.4, or salt=0.4,fault=0.6")
 ]
@@ -472,6 +473,7 @@ def _evaluate(
     device: Device = "auto",
     tile: Tile = _TILE,
     backend: Backend = "",
+    tta: Tta = False,
     as_json: Json = False,
     *,
     where: dict[str, Any],
@@ -487,6 +489,7 @@ def _evaluate(
         device=device,
         tile=tile,
         backend=backend,
+        tta=tta,
         **where,
     )
     typer.echo(json.dumps(scores) if as_json else show.scores(scores))
@@ -502,6 +505,7 @@ def _tune(
     ] = "iou",
     device: Device = "auto",
     tile: Tile = _TILE,
+    tta: Tta = False,
     as_json: Json = False,
     *,
     where: dict[str, Any],
@@ -509,7 +513,7 @@ def _tune(
     """Choose the threshold on data, and keep it in the bundle."""
     from whatwhere import jobs, show
 
-    found = jobs.tune(run, data, metric=metric, device=device, tile=tile, **where)
+    found = jobs.tune(run, data, metric=metric, device=device, tile=tile, tta=tta, **where)
     typer.echo(json.dumps(found) if as_json else show.tuning(found))
 
 
@@ -548,9 +552,7 @@ def _predict(
         list[Path] | None,
         typer.Option("--with", help="a run to take the mean with; may be repeated"),
     ] = None,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="the mean over all symmetries seen in training")
-    ] = False,
+    tta: Tta = False,
     device: Device = "auto",
     tile: Tile = _TILE,
     backend: Backend = "",

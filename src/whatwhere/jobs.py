@@ -489,6 +489,7 @@ def evaluate(
     tile: int = 0,
     backend: str = "",
     encoder: Any = None,
+    tta: bool = False,
     talk: Talk | None = None,
 ) -> dict[str, Any]:
     """Score a run.
@@ -510,6 +511,7 @@ def evaluate(
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
         backend: The engine, as in `predict`.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
+        tta: Look at each image in all symmetries that the net saw in training, and take the mean.
         talk: Where the progress goes.
 
     Returns:
@@ -532,7 +534,9 @@ def evaluate(
         buffer_m=buffer_m,
         trust=trust,
     )
-    predictor = load(run, device=device, tile=tile, backend=backend, encoder=encoder, talk=talk)
+    predictor = load(
+        run, device=device, tile=tile, backend=backend, encoder=encoder, tta=tta, talk=talk
+    )
     card = predictor.card
     thresholds = _thresholds(threshold, card)
     pairs, on = _pairs(run, inputs, card, "score" if part == "auto" else part, talk)
@@ -543,7 +547,7 @@ def evaluate(
     )
     scores = {**found.to_json(), "on": on}
     ours = runs.has_report(run) and on == own("test")
-    if ours and part == "auto" and threshold is None:
+    if ours and part == "auto" and threshold is None and not tta:
         runs.keep_scores(run, "test", found, scores)
         runs.rewrite_report(run, predictor.card)
     return scores
@@ -564,6 +568,7 @@ def tune(
     device: str = "auto",
     tile: int = 0,
     encoder: Any = None,
+    tta: bool = False,
     talk: Talk | None = None,
 ) -> dict[str, Any]:
     """Choose the threshold of each label and keep it in the bundle.
@@ -583,6 +588,7 @@ def tune(
         device: `auto`, `cpu`, `cuda` or `mps`.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
+        tta: Look at each image in all symmetries that the net saw in training, and take the mean.
         talk: Where the progress goes.
 
     Returns:
@@ -611,7 +617,7 @@ def tune(
             f"{run}: thresholds are kept in a bundle, not in an export. Tune the run, and export "
             "it again."
         )
-    predictor = load(run, device=device, tile=tile, encoder=encoder)
+    predictor = load(run, device=device, tile=tile, encoder=encoder, tta=tta)
     card = predictor.card
     if card.classes.task == "multiclass":
         raise UsageError(
@@ -684,7 +690,8 @@ def predict(
             engine it was begun with.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
         others: More runs of the same classes and bands: the mean of all answers is taken.
-        tta: Look at each tile in all symmetries that the net saw in training, and take the mean.
+        tta: Look at each image or tile in all symmetries that the net saw in training, and take the
+            mean.
         uncertainty: `entropy` or `spread` (of the answers, where there are several): an 8-bit
             GeoTIFF beside the map.
         polygons: A GeoPackage, GeoJSON or FlatGeobuf file for the outlines of all but the

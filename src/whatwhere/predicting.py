@@ -75,7 +75,7 @@ def segment(
     open_net = functools.partial(
         load, device=wanted.device, tile=wanted.tile, backend=wanted.backend, talk=talk
     )
-    first = open_net(run, encoder=wanted.encoder)
+    first = open_net(run, encoder=wanted.encoder, tta=wanted.tta)
     members = [first, *map(open_net, wanted.others)]
     written: list[Written] = []
     problems: list[Problem] = []
@@ -137,7 +137,6 @@ def _check(scenes: list[Path], images: list[Path], output: Path, wanted: Wanted)
         "--overlap": wanted.overlap is not None,
         "--resolution-m": wanted.resolution_m > 0,
         "--nodata": wanted.nodata is not None,
-        "--tta": wanted.tta,
         "--with": bool(wanted.others),
         "--keep-parts": wanted.keep_parts,
         "--memory-limit": wanted.memory_limit_mb > 0,

@@ -24,7 +24,6 @@ from whatwhere.errors import BundleError, DataError, ShapeError, UsageError
 from whatwhere.io.esri import Definition, parse_definition, read_definition
 from whatwhere.packages import extract_bands, why_not
 from whatwhere.predict.backends import choose_device
-from whatwhere.predict.blocks import FREE, UPRIGHT, Symmetry
 from whatwhere.predict.decide import decide
 from whatwhere.predict.engine import Predictor, load, usual_tile
 from whatwhere.tiling import BLIND_MARGIN
@@ -248,9 +247,10 @@ class RasterFunction:
             raise ShapeError(
                 f"a block of {height}×{width} px is nothing but its padding of {pad} px."
             )
-        card = self._loaded().card
         inner = (slice(pad, height - pad), slice(pad, width - pad))
-        probabilities = self._probabilities(pixels, valid)[(slice(None), *inner)]
+        predictor = self._loaded()
+        predictor.tta, card = self.test_time_augmentation, predictor.card
+        probabilities = predictor.probabilities(pixels, valid)[(slice(None), *inner)]
         values = np.array([info.value for info in card.classes], dtype=np.int32)
         classes = values[self._decided(probabilities)]
         mask = valid[inner].astype(np.uint8)
@@ -259,22 +259,6 @@ class RasterFunction:
         if len(shape) == 3:
             classes, mask = classes[None], mask[None]
         return {**pixelBlocks, "output_pixels": classes, "output_mask": mask}
-
-    def _probabilities(self, pixels: NDArray[Any], valid: Valid) -> Image:
-        """The mean over the symmetries; `(K, H, W)`."""
-        predictor = self._loaded()
-        symmetries: Sequence[Symmetry] = FREE[:1]
-        if self.test_time_augmentation:
-            symmetries = FREE if predictor.card.orientation == "free" else UPRIGHT
-        total: Image | None = None
-        for symmetry in symmetries:
-            turned = predictor.probabilities(_turn(pixels, symmetry), _turn(valid, symmetry))
-            found = _back(turned, symmetry)
-            total = found if total is None else total + found
-        if total is None:
-            raise UsageError("a block is looked at in no symmetry.")
-        mean: Image = total / np.float32(len(symmetries))
-        return mean
 
     def _decided(self, probabilities: Image) -> Labels:
         """Class indexes `(H, W)`; without the background where it is not wanted."""
@@ -364,20 +348,6 @@ def _block(blocks: Mapping[str, Any]) -> tuple[NDArray[Any], Valid]:
     if np.issubdtype(pixels.dtype, np.floating):
         valid &= np.isfinite(pixels).all(axis=0)
     return pixels, valid
-
-
-def _turn(values: NDArray[Any], symmetry: Symmetry) -> NDArray[Any]:
-    """Show `(…, H, W)` in a symmetry of the square."""
-    down, across, swap = symmetry
-    values = values[..., :: -1 if down else 1, :: -1 if across else 1]
-    return np.ascontiguousarray(values.swapaxes(-1, -2) if swap else values)
-
-
-def _back(values: NDArray[Any], symmetry: Symmetry) -> NDArray[Any]:
-    """Turn `(…, H, W)` back."""
-    down, across, swap = symmetry
-    values = values.swapaxes(-1, -2) if swap else values
-    return values[..., :: -1 if down else 1, :: -1 if across else 1]
 
 
 def device_of(told: Any) -> str:

@@ -98,6 +98,54 @@ def test_large_images_are_cut_and_each_pixel_is_answered_from_its_own_place() ->
     assert np.array_equal(cut, whole)
 
 
+class Corner:
+    """A backend that answers with the image, and with 0 in its upper left corner."""
+
+    normalizes, engine, device = True, "torch", "cpu"
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        answer = images.copy()
+        answer[..., 0, 0] = 0
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("orientation", "resize", "size", "corners"),
+    [
+        ("upright", None, (2, 3), {(0, 0): 1 / 2, (0, 2): 1 / 2}),
+        ("free", None, (2, 3), dict.fromkeys([(0, 0), (0, 2), (1, 0), (1, 2)], 3 / 4)),
+        ("free", (2, 2), (2, 2), dict.fromkeys([(0, 0), (0, 1), (1, 0), (1, 1)], 3 / 4)),
+        ("free", (2, 4), (2, 4), dict.fromkeys([(0, 0), (0, 3), (1, 0), (1, 3)], 3 / 4)),
+    ],
+)
+def test_the_mean_over_the_symmetries_of_the_training(
+    orientation: str, resize: Any, size: tuple[int, int], corners: dict[tuple[int, int], float]
+) -> None:
+    """By hand: each symmetry loses one corner, and all of them as many of each."""
+    image = np.ones((1, *size), dtype=np.float32)
+    changes = {"orientation": orientation, "resize": resize, "geometry": Geometry(1, 0)}
+    expected = np.ones(size)
+    for place, value in corners.items():
+        expected[place] = value
+    backend: Any = Corner()
+    found = Predictor(card(**changes), backend, tta=True).probabilities(image)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    alone = Predictor(card(**changes), backend).probabilities(image)
+    assert alone[0, 0, 0] == 0 and alone[0].sum() == image.size - 1
+
+
+def test_a_flip_of_the_image_flips_the_mean_over_the_symmetries() -> None:
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 255, (1, 37, 41), dtype=np.uint8)
+    valid = rng.random((37, 41)) < 0.9
+    looked = predictor()
+    looked.tta = True
+    one = looked.probabilities(image, valid)
+    other = looked.probabilities(image[..., ::-1], valid[..., ::-1])
+    np.testing.assert_allclose(other[..., ::-1], one, atol=1e-6)
+    assert np.abs(one - predictor().probabilities(image, valid)).max() > 1e-3
+
+
 def test_a_tile_that_is_too_small_says_what_to_take() -> None:
     with pytest.raises(UsageError, match="Take at least 272 px"):
         predictor(tile=200).probabilities(np.zeros((1, 300, 300), dtype=np.uint8))

@@ -6,6 +6,7 @@ import keras_unet  # first: it chooses Keras' backend
 
 # isort: split
 import copy
+from typing import Any
 
 import keras
 import numpy as np
@@ -108,6 +109,33 @@ def test_a_loaded_optimizer_goes_on_as_if_not_interrupted() -> None:
     np.testing.assert_array_equal(parameter.detach().numpy(), walk(KerasAdam)[-1])
 
 
+def test_a_step_in_one_pass_is_the_same_step() -> None:
+    apart, fused = walk(KerasAdam), walk(KerasAdam, fused=True)
+    np.testing.assert_allclose(fused, apart, rtol=1e-9)
+
+
+def test_weights_that_rested_take_their_first_step_as_all_do() -> None:
+    rested, other = (torch.nn.Parameter(torch.zeros(101, dtype=torch.float64)) for _ in range(2))
+    adam = KerasAdam([{"params": [rested]}, {"params": [other]}], lr=RATE, fused=True)
+    rested.requires_grad = False
+    for gradient in gradients():
+        other.grad = torch.from_numpy(gradient)
+        adam.step()
+    rested.requires_grad = True
+    for gradient in gradients():
+        rested.grad = torch.from_numpy(gradient)
+        adam.step()
+    np.testing.assert_allclose(rested.detach().numpy(), walk_of_the_formula()[-1], rtol=1e-9)
+
+
+def test_no_step_in_one_pass_where_gradients_are_clipped_in_16_bits() -> None:
+    def fused(**settings: Any) -> bool:
+        return bool(make_optimizer(nn.Conv2d(1, 1, 1), make_recipe(**settings)).defaults["fused"])
+
+    assert fused() and fused(clip=1.0) and fused(precision="bf16")
+    assert not fused(clip=1.0, precision="bf16") and not fused(clip=1.0, precision="16")
+
+
 def test_every_group_has_its_own_rate_and_the_epsilon_of_keras() -> None:
     slow, fast = (torch.nn.Parameter(torch.zeros(101, dtype=torch.float64)) for _ in range(2))
     adam = KerasAdam([{"params": [slow], "lr": RATE}, {"params": [fast], "lr": 10 * RATE}])
@@ -164,7 +192,7 @@ def test_adam_with_one_group_steps_as_before_bit_for_bit() -> None:
     net = build_model("tutorial", 1, 1, n_filters=2)
     twin = copy.deepcopy(net)
     recipe = make_recipe(lr=0.01, beta_1=0.8)
-    plain = KerasAdam(twin.parameters(), lr=0.01, betas=(0.8, 0.999), epsilon=1e-7)
+    plain = KerasAdam(twin.parameters(), lr=0.01, betas=(0.8, 0.999), fused=True)
     ours = make_optimizer(net, recipe)
     for seed in range(3):
         step(net, ours, seed)
@@ -183,7 +211,7 @@ def test_adamw_is_torchs_and_decays_weights_alone() -> None:
     others = [p for p in twin.parameters() if not any(p is w for w in weights)]
     plain = torch.optim.AdamW(
         [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-        lr=0.01, eps=1e-6,
+        lr=0.01, eps=1e-6, fused=True,
     )  # fmt: skip
     ours = make_optimizer(net, recipe)
     for seed in range(3):

@@ -16,23 +16,13 @@ from whatwhere.errors import DataError
 from whatwhere.io.raster import Raster
 from whatwhere.io.scaled import Scaled, positions, reach, scaled, stretch
 from whatwhere.predict.engine import Predictor
+from whatwhere.predict.symmetries import Symmetry, turn, turn_back
 from whatwhere.talk import difference
 from whatwhere.tiling import Lattice, Span, lattice_spans
 from whatwhere.types import Bands, Image, Valid, Window
 
-Symmetry = tuple[bool, bool, bool]
-"""Turn upside down; mirror left to right; then swap rows and columns."""
-
 _REMEMBERED = 2**28
 """Bytes of answers that are kept where tiles reach into several blocks."""
-
-UPRIGHT: tuple[Symmetry, ...] = ((False, False, False), (False, True, False))
-FREE: tuple[Symmetry, ...] = tuple(
-    (down, across, swap)
-    for swap in (False, True)
-    for down in (False, True)
-    for across in (False, True)
-)
 
 
 @dataclass(frozen=True)
@@ -258,7 +248,7 @@ class Segmenter:
                 images.append(member.prepare(pixels[:, *cut], seen.there[cut]))
             stack = np.stack(images)
             for symmetry in self.symmetries:
-                found = _undo(member.backend.run(_turn(stack, symmetry)), symmetry)
+                found = turn_back(member.backend.run(turn(stack, symmetry)), symmetry)
                 if len(self.members) * len(self.symmetries) == 1:
                     return found, np.zeros((len(found), *found.shape[-2:]), dtype=np.float32)
                 total = found if total is None else total + found
@@ -314,17 +304,3 @@ def _batches(tiles: Sequence[tuple[Span, Span]], size: int) -> Iterator[list[tup
     for group in groups.values():
         for start in range(0, len(group), size):
             yield group[start : start + size]
-
-
-def _turn(images: NDArray[np.float32], symmetry: Symmetry) -> NDArray[np.float32]:
-    """Show `(N, C, H, W)` in a symmetry of the square."""
-    down, across, swap = symmetry
-    images = images[:, :, :: -1 if down else 1, :: -1 if across else 1]
-    return np.ascontiguousarray(images.swapaxes(-1, -2) if swap else images)
-
-
-def _undo(images: NDArray[np.float32], symmetry: Symmetry) -> NDArray[np.float32]:
-    """Turn `(N, K, H, W)` back."""
-    down, across, swap = symmetry
-    images = images.swapaxes(-1, -2) if swap else images
-    return images[:, :, :: -1 if down else 1, :: -1 if across else 1]

@@ -24,6 +24,7 @@ from whatwhere.predict.choice import (
     open_rivals,
 )
 from whatwhere.predict.decide import decide
+from whatwhere.predict.symmetries import FREE, symmetries_of, turn, turn_back
 from whatwhere.talk import Talk
 from whatwhere.tiling import BLIND_MARGIN, frames, mirror, tiles
 from whatwhere.types import Geometry, Image, Labels, Valid
@@ -42,6 +43,8 @@ class Predictor:
         tile: int = 0,
         digest: str = "",
         choice: Choice | None = None,
+        *,
+        tta: bool = False,
     ) -> None:
         """Join a card and an engine.
 
@@ -53,9 +56,11 @@ class Predictor:
             digest: The bundle's.
             choice: Engines of which one takes the place of `backend` when the size of what the net
                 will see is known; None where there is no choice.
+            tta: Look at each image in all symmetries that the net saw in training, and take the
+                mean.
         """
         self.card, self.backend, self.tile, self.digest = card, backend, tile, digest
-        self.choice = choice
+        self.choice, self.tta = choice, tta
         self.approximate = False  # whether an image was cut for a net that looks at whole tiles
 
     @classmethod
@@ -120,6 +125,23 @@ class Predictor:
         """
         bands = self.card.bands.select(pixels, valid)
         self.settle(*bands.shape[-2:])
+        looks = FREE[:1]
+        if self.tta:
+            square = len(set(self.card.resize or (1,))) == 1  # of what the net is shown
+            looks = symmetries_of(self.card.orientation, square=square)
+        answers = (
+            turn_back(
+                self._looked(turn(bands, look), None if valid is None else turn(valid, look)), look
+            )
+            for look in looks
+        )
+        total = next(answers)
+        for answer in answers:
+            total = total + answer
+        mean: Image = total / np.float32(len(looks))
+        return mean
+
+    def _looked(self, bands: NDArray[Any], valid: Valid | None) -> Image:
         image = self.prepare(bands, valid)
         height, width = image.shape[1:]
         if self.card.resize:
@@ -230,6 +252,7 @@ def load(
     tile: int = 0,
     backend: str = "",
     encoder: Any = None,
+    tta: bool = False,
     talk: Talk | None = None,
 ) -> Predictor:
     """Load a trained net: a run folder, its bundle, or the bundle's card; or an export of it.
@@ -244,6 +267,8 @@ def load(
         backend: The engine: `torch`, `onnx`, `openvino`, or `auto` for the quickest one here, which
             is measured with the first image. Empty for `torch`, and for that of an export.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
+        tta: Look at each image in all symmetries that the net saw in training, and take the mean:
+            left-right flips, or all eight of the square for images seen from above.
         talk: Where it is said that a graph is made for another engine, and which one was taken.
 
     Returns:
@@ -257,7 +282,7 @@ def load(
     path, talk = Path(path), talk or Talk()
     check_backend(backend)
     if path.suffix.lower() in EXPORTS:
-        return _exported(path, device, tile, backend, encoder)
+        return _exported(path, device, tile, backend, encoder, tta)
     if path.suffix.lower() == ".pt2":
         raise BundleError(
             f"{path}: this is for PyTorch alone (torch.export.load). Give the run, or export it as "
@@ -267,17 +292,19 @@ def load(
     try:
         if backend not in ("", AUTO, TORCH):
             graph = open_graph(found, folder, backend, device, encoder, talk)
-            return Predictor(found.card, graph, tile, found.digest)
+            return Predictor(found.card, graph, tile, found.digest, tta=tta)
         usual = open_backend(found, device, encoder)
         choice = None
         if backend == AUTO:
             choice = open_rivals(found, folder, usual, encoder, talk)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
-    return Predictor(found.card, usual, tile, found.digest, choice)
+    return Predictor(found.card, usual, tile, found.digest, choice, tta=tta)
 
 
-def _exported(path: Path, device: str, tile: int, backend: str, encoder: Any) -> Predictor:
+def _exported(
+    path: Path, device: str, tile: int, backend: str, encoder: Any, tta: bool
+) -> Predictor:
     if encoder is not None:
         raise UsageError(f"{path}: the whole net is in this file, and takes no encoder=.")
     opened = open_exported(path, device, backend)
@@ -287,7 +314,7 @@ def _exported(path: Path, device: str, tile: int, backend: str, encoder: Any) ->
             f"--tile {tile}: {path} was exported for tiles of {found.tile} px. Export it without "
             "--tile for any."
         )
-    return Predictor(found.usable, opened, found.tile or tile, found.digest)
+    return Predictor(found.usable, opened, found.tile or tile, found.digest, tta=tta)
 
 
 def usual_tile(geometry: Geometry) -> int:

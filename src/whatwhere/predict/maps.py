@@ -23,7 +23,7 @@ from whatwhere.io.raster import Raster, open_raster
 from whatwhere.io.vector import WRITTEN, require_writable
 from whatwhere.machine import share_pages, threads
 from whatwhere.predict.assemble import Polygons, assemble_polygons, assemble_raster
-from whatwhere.predict.blocks import FREE, UPRIGHT, Segmenter, bands_in
+from whatwhere.predict.blocks import Segmenter, bands_in
 from whatwhere.predict.engine import Predictor, usual_tile
 from whatwhere.predict.parts import PIECES, Parts, outputs_of
 from whatwhere.predict.plan import (
@@ -34,6 +34,7 @@ from whatwhere.predict.plan import (
     describe_scene,
     require_space,
 )
+from whatwhere.predict.symmetries import FREE, symmetries_of
 from whatwhere.talk import Talk
 from whatwhere.tiling import Lattice, make_lattice
 
@@ -249,7 +250,7 @@ def _plan(
     if options.uncertainty not in ("", "entropy", "spread"):
         raise UsageError(f"--uncertainty must be entropy or spread, not {options.uncertainty!r}.")
     free = all(member.card.orientation == "free" for member in members)
-    symmetries = (FREE if free else UPRIGHT) if options.tta else FREE[:1]
+    symmetries = symmetries_of("free" if free else "upright") if options.tta else FREE[:1]
     if options.uncertainty == "spread" and len(members) * len(symmetries) == 1:
         raise UsageError(
             "--uncertainty spread needs several answers: add --tta, or nets by --with."

@@ -29,6 +29,7 @@ class KerasAdam(Adam):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-7,
+        fused: bool | None = None,
     ) -> None:
         """Take the parameters and Keras' defaults.
 
@@ -37,9 +38,16 @@ class KerasAdam(Adam):
             lr: Learning rate.
             betas: How much of the averages of gradients and of their squares a step keeps.
             epsilon: What is added to the root of the average square.
+            fused: Whether a step is one pass over each weight, as torch's optimisers take it.
         """
         self.epsilon = epsilon
-        super().__init__(params, lr=lr, betas=betas, eps=epsilon)
+        self._taken: list[int] | None = None  # steps of each group
+        super().__init__(params, lr=lr, betas=betas, eps=epsilon, fused=fused)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the steps that this state has taken."""
+        super().load_state_dict(state_dict)
+        self._taken = None
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch declares overloads
         """Take one step.
@@ -47,15 +55,19 @@ class KerasAdam(Adam):
         Gradients are what the closure leaves, or what is there; the epsilon of this step is put in
         torch's place for it beforehand.
         """
-        for group in self.param_groups:
-            taken = max(
-                (int(self.state[p]["step"]) for p in group["params"] if p in self.state), default=0
-            )
-            kept = 1.0 - group["betas"][1] ** (taken + 1)
+        if self._taken is None:  # once: on a GPU each look would wait for it
+            self._taken = [max(map(self._age, group["params"])) for group in self.param_groups]
+        for i, group in enumerate(self.param_groups):
+            self._taken[i] += any(p.requires_grad for p in group["params"])
+            kept = 1.0 - group["betas"][1] ** max(self._taken[i], 1)
             group["eps"] = self.epsilon / math.sqrt(kept)
         with torch.enable_grad():
             loss: float | None = super().step(closure)
         return loss
+
+    def _age(self, parameter: torch.Tensor) -> int:
+        """How many steps it has taken."""
+        return int(self.state[parameter]["step"]) if parameter in self.state else 0
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
@@ -86,16 +98,25 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
             some = [p for p in parameters if (p.ndim > 1) == decays]
             if some:
                 groups.append({"params": some, "weight_decay": decay, **common})
-    betas = (recipe.beta_1, recipe.beta_2)
+    betas, fused = (recipe.beta_1, recipe.beta_2), _can_fuse(net, recipe)
     if recipe.optimizer == "adam":
-        return KerasAdam(groups, lr=recipe.lr, betas=betas, epsilon=recipe.epsilon)
-    return AdamW(groups, lr=recipe.lr, betas=betas, eps=recipe.epsilon)
+        return KerasAdam(groups, lr=recipe.lr, betas=betas, epsilon=recipe.epsilon, fused=fused)
+    return AdamW(groups, lr=recipe.lr, betas=betas, eps=recipe.epsilon, fused=fused)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
     """Give each group of `make_optimizer` its share of a rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]
+
+
+def _can_fuse(net: nn.Module, recipe: Recipe) -> bool:
+    """Whether torch has a step in one pass for it.
+
+    That step takes the scale of 16 bits off the gradients by itself, too late to clip them.
+    """
+    kinds = {parameter.device.type for parameter in net.parameters()}
+    return kinds <= {"cpu", "cuda"} and not (recipe.precision != "32" and recipe.clip)
 
 
 def _shares(count: int, first: float) -> list[float]:
