@@ -8,7 +8,7 @@ DEMO   ?= whatwhere-demo
 export WHATWHERE_DATA    ?= $(wildcard $(abspath ../shared/data))
 export WHATWHERE_WEIGHTS ?= $(wildcard $(abspath ../shared/weights))
 
-.PHONY: help setup demo test test-slow check fix bench sweep docs clean
+.PHONY: help setup demo test test-slow check fix bench bench-gpu sweep docs clean
 
 help:            ## these lines
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/:.*##/\t/'
@@ -47,6 +47,9 @@ fix: setup       ## mend what can be mended by itself
 
 bench: setup     ## time it; rows go to benchmarks/results/
 	$(BIN)/python benchmarks/run.py
+
+bench-gpu: setup ## what a GPU makes of it, where there is one: a table within ten minutes
+	$(BIN)/python benchmarks/gpu.py
 
 sweep: setup     ## try a backbone of every family; makes a page of the documentation anew
 	$(BIN)/python docs/sweep_backbones.py

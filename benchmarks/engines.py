@@ -41,14 +41,13 @@ def tile_of(side: int) -> NDArray[np.float32]:
     return noise.integers(0, 256, (1, BANDS, side, side)).astype(np.float32)
 
 
-def make(name: str, folder: Path) -> dict[str, Path]:
-    """Make a bundle and its exports; the path of each engine's."""
+def make_bundle(name: str, folder: Path) -> Path:
+    """Save a net without training; the bundle's path."""
     import torch
 
-    from whatwhere import bundle, jobs
+    from whatwhere import bundle
     from whatwhere.bundle import Card
     from whatwhere.nn.build import build_model, geometry
-    from whatwhere.talk import QUIET
     from whatwhere.types import Bands, Classes, ClassInfo, Normalization
 
     torch.manual_seed(0)
@@ -63,7 +62,15 @@ def make(name: str, folder: Path) -> dict[str, Path]:
         versions={}, created="",
     )  # fmt: skip
     bundle.save(folder / "bundle", card, {key: t.numpy() for key, t in net.state_dict().items()})
-    paths = {"torch": folder / "bundle"}
+    return folder / "bundle"
+
+
+def make(name: str, folder: Path) -> dict[str, Path]:
+    """Make a bundle and its exports; the path of each engine's."""
+    from whatwhere import jobs
+    from whatwhere.talk import QUIET
+
+    paths = {"torch": make_bundle(name, folder)}
     for engine, file in (("onnx", "model.onnx"), ("openvino", "model.xml")):
         if engine in there():
             paths[engine] = folder / file

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "whatwhere"
 LAYERS = {
     **dict.fromkeys(("errors", "_version"), 0),
     **dict.fromkeys(("types", "machine", "notation"), 1),
-    **dict.fromkeys(("config", "tiling", "files", "talk", "borders", "grid"), 2),
+    **dict.fromkeys(("config", "tiling", "files", "talk", "borders", "grid", "symmetries"), 2),
     **dict.fromkeys(("io", "nn", "losses", "metrics"), 3),
     **dict.fromkeys(("data", "bundle"), 4),
     **dict.fromkeys(("train", "predict", "packages", "foreign"), 5),

@@ -105,7 +105,7 @@ def unet(tmp_path_factory: pytest.TempPathFactory) -> UnetClassifier:
     return unet
 
 
-@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("augmented", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_8_tiles_leave_no_seam_with_augmentation_or_without(
     unet: UnetClassifier, tmp_path: Path, augmented: bool
 ) -> None:

@@ -50,8 +50,8 @@ Tile = Annotated[
 Backend = Annotated[
     str,
     typer.Option(
-        help="engine: torch, onnx, openvino, or auto: the quickest here  [default: torch, or that "
-        "of an export]",
+        help="engine: torch, torch-bf16, torch-compiled, onnx, openvino, or auto: the quickest of "
+        "torch, onnx and openvino here  [default: torch, or that of an export]",
         show_default=False,
     ),
 ]

@@ -156,6 +156,9 @@ class Recipe:
         high=1.0,
     )
     precision: str = _setting("32", "32, bf16 or 16: of the net; losses are always in 32 bits")
+    compile: bool = _setting(
+        False, "let PyTorch's compiler make the steps: it takes a minute, and pays on a GPU"
+    )
     beta_1: float = _setting(0.9, "Adam's memory of gradients", low=0.0, high=0.9999999)
     beta_2: float = _setting(0.999, "Adam's memory of squared gradients", low=0.0, high=0.9999999)
     epsilon: float = _setting(1e-7, "Adam's epsilon, outside the bias correction", low=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from made_maps import make_pixels, make_predictor, save_bundle
 from own_nets import Chain
 from whatwhere import bundle
 from whatwhere.bundle import Card
-from whatwhere.errors import BundleError
+from whatwhere.errors import BundleError, UsageError
 from whatwhere.nn.build import build_model
+from whatwhere.predict import backends
 from whatwhere.predict.backends import TorchBackend, check_answers, note_answers
 from whatwhere.predict.engine import Predictor, load
 from whatwhere.types import Bands, Classes, ClassInfo, Geometry, Normalization
@@ -143,3 +146,67 @@ def test_an_encoder_of_ones_own_is_passed_again(tmp_path: Path) -> None:
         wanted = net.eval()(torch.from_numpy(image[None]))[0].sigmoid().numpy()
     found = load(tmp_path, device="cpu", encoder=Chain(1, (3, 4)))
     assert np.array_equal(found.probabilities(image), wanted)
+
+
+# --- PyTorch in bfloat16, and compiled ----------------------------------------------------------
+
+
+@pytest.fixture
+def bundle_folder(tmp_path: Path) -> Path:
+    return save_bundle(tmp_path / "bundle", make_predictor("tutorial", seed=4))
+
+
+def test_bfloat16_is_near_and_is_not_the_same(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_pixels(70, 90)
+    exact = load(bundle_folder, device="cpu").probabilities(image)
+    monkeypatch.setattr(backends, "has_bf16", lambda _device: True)
+    net = load(bundle_folder, device="cpu", backend="torch-bf16")
+    near = net.probabilities(image)
+    assert net.engines == ("torch-bf16",) and near.dtype == np.float32
+    assert 1e-5 < np.abs(near - exact).max() < 0.03
+
+
+def test_bfloat16_is_refused_where_it_would_be_slower(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    with pytest.raises(UsageError, match="--backend torch-bf16: the cpu device has no arithmetic"):
+        load(bundle_folder, device="cpu", backend="torch-bf16")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert load(bundle_folder, device="cpu", backend="torch-bf16").engines == ("torch-bf16",)
+
+
+def test_a_map_that_goes_on_keeps_its_precision(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "has_bf16", lambda _device: True)
+    net = load(bundle_folder, device="cpu", backend="torch-bf16")
+    with pytest.raises(UsageError, match=r"begun with torch-bf16, and there is only torch here"):
+        load(bundle_folder, device="cpu").take("torch-bf16")
+    net.take("torch-bf16")
+
+
+def test_a_compiler_that_fails_is_told(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_graph: Any, **_options: Any) -> None:
+        raise RuntimeError("no compiler was found\nand much more")
+
+    monkeypatch.setattr(nn.Module, "compile", lambda net: setattr(net, "forward", broken))
+    told = r"--backend torch-compiled: PyTorch's compiler cannot .* \(no compiler was found\)"
+    with pytest.raises(UsageError, match=told):
+        load(bundle_folder, device="cpu", backend="torch-compiled")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+def test_what_is_compiled_answers_as_the_net_does(bundle_folder: Path) -> None:
+    net = load(bundle_folder, device="cpu", backend="torch-compiled")
+    usual = load(bundle_folder, device="cpu")
+    for size in ((64, 64), (70, 90), (200, 33)):
+        image = make_pixels(*size)
+        found, expected = net.probabilities(image), usual.probabilities(image)
+        np.testing.assert_allclose(found, expected, atol=1e-5)

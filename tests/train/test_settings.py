@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -266,6 +267,27 @@ def test_weights_stay_in_32_bits() -> None:
 def test_16_bits_of_the_other_kind_are_not_for_the_processor() -> None:
     with pytest.raises(UsageError, match="--precision 16 is not for the processor.*bf16 or 32"):
         train(Line(), [batch(0)], make_recipe(precision="16"))
+
+
+def test_a_compiler_that_does_not_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_values: Tensor) -> Tensor:
+        raise RuntimeError("there is no g++\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda _function: broken)
+    told = r"--compile: PyTorch's compiler does not work here \(there is no g\+\+\)"
+    with pytest.raises(UsageError, match=told):
+        train(Line(), [batch(0)], make_recipe(epochs=1, compile=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+def test_compiled_steps_are_the_steps() -> None:
+    usual, _ = train(small_net(), [batch(0, 16)], make_recipe(epochs=3))
+    found, kept = train(small_net(), [batch(0, 16)], make_recipe(epochs=3, compile=True))
+    assert [epoch.train_loss for epoch in found.epochs] == pytest.approx(
+        [epoch.train_loss for epoch in usual.epochs], rel=1e-4
+    )
+    assert {*kept[-1]} == {*small_net().state_dict()}
 
 
 # The backbone

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from whatwhere.symmetries import turn
 from whatwhere.types import Orientation
 
 
@@ -114,33 +115,37 @@ def apply(
     Args:
         settings: The bounds; without warps no pixel is interpolated.
         image: `(N, C, H, W)` float32, normalised.
-        labels: `(N, H, W)` or `(N, K, H, W)` int64.
+        labels: `(N, H, W)` or `(N, K, H, W)`, whole numbers from 0 to 255.
         valid: `(N, H, W)` bool.
         changes: One for each chip.
 
     Returns:
-        The three, of the same shapes and types.
+        The three, of the same shapes; the labels int64.
     """
-    several = labels.ndim == 4
+    several, bands = labels.ndim == 4, image.shape[1]
     planes = labels if several else labels.unsqueeze(1)
-    pictures, maps = [], []
+    parts = [part.numpy() for part in (image, planes, valid.unsqueeze(1))]
+    # One array for what moves together: each chip is copied once, labels are exact in float32.
+    depth = sum(part.shape[1] for part in parts)
+    whole = torch.empty((len(image), depth, *image.shape[2:]), dtype=image.dtype)
+    target = whole.numpy()
     for i, change in enumerate(changes):
-        pictures.append(_turn(image[i], change) * change.gain + change.offset)
-        maps.append(_turn(torch.cat([planes[i], valid[i][None].long()]), change))
-    picture, both = torch.stack(pictures), torch.stack(maps)
+        symmetry = (change.flip_rows, change.flip_columns, change.transpose)
+        start = 0
+        for part in parts:
+            target[i, start : start + part.shape[1]] = turn(part[i], symmetry)
+            start += part.shape[1]
+    picture, maps = whole[:, :bands], whole[:, bands:]
+    if settings.brightness or settings.contrast:
+        light = torch.tensor([(change.gain, change.offset) for change in changes])
+        picture *= light[:, 0].view(-1, 1, 1, 1)
+        picture += light[:, 1].view(-1, 1, 1, 1)
     if settings.warps:
         matrices = torch.tensor([change.matrix for change in changes], dtype=image.dtype)
         grid = functional.affine_grid(matrices, list(picture.shape), align_corners=False)
-        picture = _sample(picture, grid, "bilinear")
-        both = _sample(both.to(image.dtype), grid, "nearest").round().long()
-    planes, counted = both[:, :-1], both[:, -1].bool()
-    return picture, (planes if several else planes[:, 0]), counted
-
-
-def _turn(chip: Tensor, change: Change) -> Tensor:
-    dims = [d for d, on in ((-2, change.flip_rows), (-1, change.flip_columns)) if on]
-    chip = chip.flip(dims) if dims else chip
-    return chip.transpose(-2, -1) if change.transpose else chip
+        picture, maps = _sample(picture, grid, "bilinear"), _sample(maps, grid, "nearest")
+    planes = maps[:, :-1].long()
+    return picture.contiguous(), (planes if several else planes[:, 0]), maps[:, -1].bool()
 
 
 def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:

@@ -103,7 +103,7 @@ class Chip(TypedDict):
     """One chip: arrays of the chip's size, its own number, and the epoch it was cut for."""
 
     image: Image
-    labels: Labels
+    labels: NDArray[np.uint8]
     valid: Valid
     index: int
     epoch: int
@@ -232,7 +232,7 @@ class Chips(Dataset[Chip]):
             image, labels = image[:, rows, columns], labels[..., rows, columns]
         return Chip(
             image=mirror(image, size, first),
-            labels=mirror(labels, size, first).astype(np.int64),
+            labels=mirror(labels, size, first),
             valid=counts,
             index=index,
             epoch=epoch,
@@ -357,6 +357,8 @@ class Collate:
                 for chip in chips
             ]
             image, labels, valid = apply(self.augmentation, image, labels, valid, changes)
+        else:
+            labels = labels.long()
         index = torch.tensor([chip["index"] for chip in chips])
         return Batch(image=image, labels=labels, valid=valid, index=index)
 

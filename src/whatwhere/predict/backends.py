@@ -17,6 +17,9 @@ from whatwhere.errors import BundleError, NumericsError, UsageError, WhatwhereEr
 from whatwhere.machine import large_pages
 from whatwhere.types import Task
 
+TORCH, BF16, COMPILED = "torch", "torch-bf16", "torch-compiled"
+"""The engines of PyTorch: as it is, in bfloat16, and with what its compiler makes of a net."""
+
 
 class Backend(Protocol):
     """Runs a net.
@@ -24,7 +27,7 @@ class Backend(Protocol):
     Attributes:
         normalizes: Whether it is given the numbers of files, and normalises them by itself.
         device: What it runs on.
-        engine: Its name: `torch`, `onnx` or `openvino`.
+        engine: Its name: `torch`, `torch-bf16`, `torch-compiled`, `onnx` or `openvino`.
     """
 
     normalizes: bool
@@ -44,7 +47,6 @@ class TorchBackend:
     """Runs a net with PyTorch."""
 
     normalizes = False
-    engine = "torch"
 
     def __init__(self, net: Any, task: Task, device: str = "cpu") -> None:
         """Take a module that gives logits; it is put on the device and into evaluation mode."""
@@ -52,12 +54,37 @@ class TorchBackend:
 
         # Convolutions are quicker over pixels whose bands lie side by side.
         self.net = net.eval().to(memory_format=torch.channels_last)
-        self.task = task
+        self.task, self.engine = task, TORCH
         self.to(device)
 
     def to(self, device: str) -> None:
         """Move the net to `cpu`, `cuda` or `mps`."""
         self.net, self.device = self.net.to(device), device
+
+    def become(self, engine: str) -> None:
+        """Compute by bfloat16 in the convolutions, or with what the compiler makes of the net.
+
+        Raises:
+            UsageError: This machine has no bfloat16, or the compiler fails.
+        """
+        if engine == BF16 and not has_bf16(self.device):
+            raise UsageError(
+                f"--backend {BF16}: the {self.device} device has no arithmetic for bfloat16, which "
+                f"would be slower and less exact than {TORCH}. Leave it out."
+            )
+        self.engine = engine
+        if engine != COMPILED:
+            return
+        self.net.compile()
+        bands = next(weight.shape[1] for weight in self.net.parameters() if weight.ndim == 4)
+        try:
+            self.run(np.zeros((1, bands, 64, 64), np.float32))
+        except RuntimeError as error:  # all that torch's compiler raises
+            cause = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UsageError(
+                f"--backend {COMPILED}: PyTorch's compiler cannot do it here ({cause}). It wants a "
+                "C++ compiler, on a GPU Triton. Take another engine."
+            ) from error
 
     @contextlib.contextmanager
     def computing(self, threads: int) -> Iterator[None]:
@@ -87,13 +114,24 @@ class TorchBackend:
 
         with torch.inference_mode():
             stack = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
-            logits = self.net(stack)
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.engine == BF16):
+                logits = self.net(stack).float()
             if not bool(torch.isfinite(logits).all()):
                 raise NumericsError("the net's output is not finite. Check the image's values.")
             softmax = self.task == "multiclass"
             probabilities = torch.softmax(logits, 1) if softmax else torch.sigmoid(logits)
-            result: NDArray[np.float32] = probabilities.float().cpu().numpy()
+            result: NDArray[np.float32] = probabilities.cpu().numpy()
         return result
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device computes in bfloat16 by itself."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    tells = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public word
+    return device == "cpu" and any(getattr(torch.cpu, name, bool)() for name in tells)
 
 
 def open_backend(bundle: Bundle, device: str = "auto", encoder: Any = None) -> TorchBackend:

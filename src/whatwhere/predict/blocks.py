@@ -16,7 +16,7 @@ from whatwhere.errors import DataError
 from whatwhere.io.raster import Raster
 from whatwhere.io.scaled import Scaled, positions, reach, scaled, stretch
 from whatwhere.predict.engine import Predictor
-from whatwhere.predict.symmetries import Symmetry, turn, turn_back
+from whatwhere.symmetries import Symmetry, turn, turn_back
 from whatwhere.talk import difference
 from whatwhere.tiling import Lattice, Span, lattice_spans
 from whatwhere.types import Bands, Image, Valid, Window
@@ -248,7 +248,9 @@ class Segmenter:
                 images.append(member.prepare(pixels[:, *cut], seen.there[cut]))
             stack = np.stack(images)
             for symmetry in self.symmetries:
-                found = turn_back(member.backend.run(turn(stack, symmetry)), symmetry)
+                found = turn_back(
+                    member.backend.run(np.ascontiguousarray(turn(stack, symmetry))), symmetry
+                )
                 if len(self.members) * len(self.symmetries) == 1:
                     return found, np.zeros((len(found), *found.shape[-2:]), dtype=np.float32)
                 total = found if total is None else total + found

@@ -17,13 +17,13 @@ from whatwhere.bundle import Bundle, Card
 from whatwhere.errors import BundleError, NumericsError, ShapeError, UsageError
 from whatwhere.machine import threads
 from whatwhere.predict import onnx, openvino
-from whatwhere.predict.backends import Backend, check_answers
+from whatwhere.predict.backends import BF16, COMPILED, TORCH, Backend, check_answers
 from whatwhere.predict.exported import Exported, ExportedBackend, library
 from whatwhere.predict.graphs import BACKENDS, RUNTIMES, graph_of, installed
 from whatwhere.talk import Talk
 
-AUTO, TORCH = "auto", "torch"
-NAMES = (AUTO, TORCH, *BACKENDS)
+AUTO = "auto"
+NAMES = (AUTO, TORCH, BF16, COMPILED, *BACKENDS)
 """What `--backend` takes."""
 
 EXPORTS: Mapping[str, tuple[str, Callable[[Path], Exported]]] = {

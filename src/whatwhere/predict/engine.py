@@ -12,11 +12,10 @@ from whatwhere import bundle
 from whatwhere.bundle import Card
 from whatwhere.errors import BundleError, DataError, NumericsError, ShapeError, UsageError
 from whatwhere.io.image import read_image, resize_image
-from whatwhere.predict.backends import Backend, open_backend
+from whatwhere.predict.backends import BF16, COMPILED, Backend, open_backend
 from whatwhere.predict.choice import (
     AUTO,
     EXPORTS,
-    TORCH,
     Choice,
     check_backend,
     open_exported,
@@ -24,7 +23,8 @@ from whatwhere.predict.choice import (
     open_rivals,
 )
 from whatwhere.predict.decide import decide
-from whatwhere.predict.symmetries import FREE, symmetries_of, turn, turn_back
+from whatwhere.predict.graphs import BACKENDS
+from whatwhere.symmetries import FREE, Symmetry, symmetries_of, turn, turn_back
 from whatwhere.talk import Talk
 from whatwhere.tiling import BLIND_MARGIN, frames, mirror, tiles
 from whatwhere.types import Geometry, Image, Labels, Valid
@@ -129,27 +129,24 @@ class Predictor:
         if self.tta:
             square = len(set(self.card.resize or (1,))) == 1  # of what the net is shown
             looks = symmetries_of(self.card.orientation, square=square)
-        answers = (
-            turn_back(
-                self._looked(turn(bands, look), None if valid is None else turn(valid, look)), look
-            )
-            for look in looks
-        )
-        total = next(answers)
+        answers = (self._seen(bands, valid, look) for look in looks)
+        total: Image = next(answers)
         for answer in answers:
             total = total + answer
         mean: Image = total / np.float32(len(looks))
         return mean
 
-    def _looked(self, bands: NDArray[Any], valid: Valid | None) -> Image:
-        image = self.prepare(bands, valid)
+    def _seen(self, bands: NDArray[Any], valid: Valid | None, look: Symmetry) -> Image:
+        """Return the probabilities of an image that is shown in a symmetry, turned back."""
+        there = None if valid is None else turn(valid, look)
+        image = self.prepare(np.ascontiguousarray(turn(bands, look)), there)
         height, width = image.shape[1:]
         if self.card.resize:
             image = resize_image(image, *self.card.resize)
         result = self._tiled(image)
         if self.card.resize:
             result = np.clip(resize_image(result, height, width), 0, 1)
-        return result
+        return turn_back(result, look)
 
     def prepare(self, bands: NDArray[Any], valid: Valid | None = None) -> Image:
         """Return what the engine is given for an image.
@@ -265,7 +262,9 @@ def load(
         device: `auto`, `cpu`, `cuda` or `mps`; all engines but PyTorch run on the processor.
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
         backend: The engine: `torch`, `onnx`, `openvino`, or `auto` for the quickest one here, which
-            is measured with the first image. Empty for `torch`, and for that of an export.
+            is measured with the first image; `torch-bf16` for convolutions in bfloat16, of which
+            two decimals are left, and `torch-compiled`, which takes a minute to begin. Empty for
+            `torch`, and for that of an export.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
         tta: Look at each image in all symmetries that the net saw in training, and take the mean:
             left-right flips, or all eight of the square for images seen from above.
@@ -290,10 +289,12 @@ def load(
         )
     found, folder = bundle.load(path), bundle.bundle_folder(path)
     try:
-        if backend not in ("", AUTO, TORCH):
+        if backend in BACKENDS:
             graph = open_graph(found, folder, backend, device, encoder, talk)
             return Predictor(found.card, graph, tile, found.digest, tta=tta)
         usual = open_backend(found, device, encoder)
+        if backend in (BF16, COMPILED):
+            usual.become(backend)
         choice = None
         if backend == AUTO:
             choice = open_rivals(found, folder, usual, encoder, talk)

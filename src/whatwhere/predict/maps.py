@@ -34,7 +34,7 @@ from whatwhere.predict.plan import (
     describe_scene,
     require_space,
 )
-from whatwhere.predict.symmetries import FREE, symmetries_of
+from whatwhere.symmetries import FREE, symmetries_of
 from whatwhere.talk import Talk
 from whatwhere.tiling import Lattice, make_lattice
 

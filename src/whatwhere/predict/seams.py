@@ -8,7 +8,7 @@ from whatwhere.io.raster import Raster
 from whatwhere.io.scaled import Scaled
 from whatwhere.predict.blocks import Segmenter
 from whatwhere.predict.engine import Predictor, usual_tile
-from whatwhere.predict.symmetries import FREE
+from whatwhere.symmetries import FREE
 from whatwhere.tiling import make_lattice
 from whatwhere.types import Window
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from whatwhere import files
-from whatwhere.config import Recipe
+from whatwhere.config import Recipe, make_recipe
 from whatwhere.errors import Interrupted, NumericsError, UsageError, WhatwhereError
 from whatwhere.machine import keep_pages, threads
 from whatwhere.metrics import scores
@@ -295,15 +295,22 @@ def fit(
             has what was left. Then two calls do not give the same weights.
 
     Raises:
-        UsageError: The loss cannot be built, or the device does not have the precision.
+        UsageError: The loss cannot be built, or the device does not have the precision, or a
+            compiler.
         NumericsError: A loss or a weight is not finite.
         OutputError: The log or what `on_best` writes cannot be written.
     """
     check_precision(recipe, device)
+    if most_batches:
+        recipe = make_recipe(recipe, compile=False)
+    if recipe.compile:
+        check_compiler(device)
     keep_pages()
     torch.set_num_threads(threads())
     torch.manual_seed(recipe.seed)
     module = Segmentation(net, recipe, task, n_classes, class_weights)
+    for loader in (train, val):
+        loader.pin_memory = device == "cuda"  # so batches are copied while the GPU computes
     batches = min(len(train), most_batches or len(train))
     timed = None
     if recipe.minutes and not most_batches:
@@ -389,6 +396,19 @@ def check_precision(recipe: Recipe, device: str) -> None:
             "--precision 16 is not for the processor, which would be slow and inexact. Take bf16 "
             "or 32, or --device cuda."
         )
+
+
+def check_compiler(device: str) -> None:
+    """Raise `UsageError` where PyTorch's compiler does not work."""
+    small = torch.zeros(2, device=device)
+    try:
+        torch.compile(torch.sin)(small)
+    except RuntimeError as error:  # all that it raises
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(
+            f"--compile: PyTorch's compiler does not work here ({cause}). It wants a C++ compiler, "
+            "on a GPU Triton. Leave it out."
+        ) from error
 
 
 def _trainer(

@@ -57,6 +57,9 @@ class Segmentation(pl.LightningModule):
         super().__init__()
         self.net, self.recipe, self.task, self.n_classes = net, recipe, task, n_classes
         self.loss = build_loss(recipe.loss, task, class_weights)
+        whole: Any = net
+        answers = whole.parts if recipe.anything else whole.__call__
+        self._run = torch.compile(answers) if recipe.compile else answers
         self.validation: dict[str, Any] = {}
         self._sums = [0.0, 0.0]
         self._counts: Tensor | None = None
@@ -85,10 +88,9 @@ class Segmentation(pl.LightningModule):
 
     def _answers(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits, and those of whether there is anything, if the net tells."""
-        net: Any = self.net
         if not self.recipe.anything:
-            return net(image).float(), None
-        pixels, presence = net.parts(image)
+            return self._run(image).float(), None
+        pixels, presence = self._run(image)
         presence = presence.float()
         return join_presence(pixels.float(), presence).float(), presence
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from whatwhere.types import Orientation
@@ -34,14 +33,14 @@ def symmetries_of(orientation: Orientation | str, *, square: bool = True) -> tup
 
 
 def turn(values: NDArray[Any], symmetry: Symmetry) -> NDArray[Any]:
-    """Show `(…, H, W)` in a symmetry of the square."""
+    """Show `(…, H, W)` in a symmetry of the square: a view."""
     down, across, swap = symmetry
     values = values[..., :: -1 if down else 1, :: -1 if across else 1]
-    return np.ascontiguousarray(values.swapaxes(-1, -2) if swap else values)
+    return values.swapaxes(-1, -2) if swap else values
 
 
 def turn_back(values: NDArray[Any], symmetry: Symmetry) -> NDArray[Any]:
-    """Turn `(…, H, W)` back."""
+    """Turn `(…, H, W)` back: a view."""
     down, across, swap = symmetry
     values = values.swapaxes(-1, -2) if swap else values
     return values[..., :: -1 if down else 1, :: -1 if across else 1]
