@@ -58,6 +58,8 @@ def test_the_runs_own_blocks_are_known_again(
 ) -> None:
     scene, labels, run = trained
     scores = jobs.evaluate(run, scene, labels=labels, device="cpu", talk=QUIET)
+    looked = jobs.evaluate(run, scene, labels=labels, device="cpu", tta=True, talk=QUIET)
+    assert looked["mean_iou"] != scores["mean_iou"]
     assert scores["on"] == "the run's own test split" and scores["mean_iou"] > 0.9
     assert scores["images"] == load_card(run / "bundle").data["test"]
     told = jobs.tune(run, scene, labels=labels, device="cpu", talk=QUIET)

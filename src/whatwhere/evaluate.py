@@ -127,7 +127,8 @@ def _see(predictor: Predictor, block: Block) -> tuple[Image, Valid]:
     taken = Bands(names, tuple(range(1, len(names) + 1)))  # the scene has picked them
     card = predictor.card.replace(bands=taken)
     predictor.settle(*pixels.shape[-2:])
-    found = Predictor(card, predictor.backend, predictor.tile).probabilities(pixels, valid)
+    own = Predictor(card, predictor.backend, predictor.tile, tta=predictor.tta)
+    found = own.probabilities(pixels, valid)
     inner = Window(window.row - top, window.column - left, window.height, window.width).slices
     return found[(slice(None), *inner)], valid[inner]
 

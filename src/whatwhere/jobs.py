@@ -21,6 +21,7 @@ from whatwhere.data.scenes import Wish
 from whatwhere.data.sources import Pair
 from whatwhere.data.splits import choose, fingerprint, own
 from whatwhere.errors import DataError, Problem, UsageError
+from whatwhere.predict.backends import BF16
 from whatwhere.predict.choice import EXPORTS
 from whatwhere.predict.decide import parse_thresholds
 from whatwhere.predict.engine import load
@@ -547,7 +548,7 @@ def evaluate(
     )
     scores = {**found.to_json(), "on": on}
     ours = runs.has_report(run) and on == own("test")
-    if ours and part == "auto" and threshold is None and not tta:
+    if ours and part == "auto" and threshold is None and not tta and backend != BF16:
         runs.keep_scores(run, "test", found, scores)
         runs.rewrite_report(run, predictor.card)
     return scores

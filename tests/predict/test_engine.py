@@ -115,6 +115,7 @@ class Corner:
         ("upright", None, (2, 3), {(0, 0): 1 / 2, (0, 2): 1 / 2}),
         ("free", None, (2, 3), dict.fromkeys([(0, 0), (0, 2), (1, 0), (1, 2)], 3 / 4)),
         ("free", (2, 2), (2, 2), dict.fromkeys([(0, 0), (0, 1), (1, 0), (1, 1)], 3 / 4)),
+        ("free", None, (2, 4), dict.fromkeys([(0, 0), (0, 3), (1, 0), (1, 3)], 3 / 4)),
         ("free", (2, 4), (2, 4), dict.fromkeys([(0, 0), (0, 3), (1, 0), (1, 3)], 3 / 4)),
     ],
 )
@@ -124,6 +125,7 @@ def test_the_mean_over_the_symmetries_of_the_training(
     """By hand: each symmetry loses one corner, and all of them as many of each."""
     image = np.ones((1, *size), dtype=np.float32)
     changes = {"orientation": orientation, "resize": resize, "geometry": Geometry(1, 0)}
+    changes["chip_size"] = size
     expected = np.ones(size)
     for place, value in corners.items():
         expected[place] = value

@@ -32,11 +32,12 @@ from whatwhere.io.raster import open_raster
 from whatwhere.io.vector import covered, read_features
 from whatwhere.predict import maps, plan
 from whatwhere.predict.assemble import Polygons, write_vrt
-from whatwhere.predict.blocks import FREE, UPRIGHT, Segmenter, bands_in
+from whatwhere.predict.blocks import Segmenter, bands_in
 from whatwhere.predict.engine import Predictor
 from whatwhere.predict.maps import MapOptions, map_scene
 from whatwhere.predict.parts import STEPS, Parts
 from whatwhere.predict.plan import load_plan
+from whatwhere.symmetries import FREE, UPRIGHT
 from whatwhere.talk import QUIET, Talk
 from whatwhere.tiling import make_lattice
 from whatwhere.types import Bands, Geometry, Window

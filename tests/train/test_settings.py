@@ -274,6 +274,7 @@ def test_a_compiler_that_does_not_work_is_told(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("there is no g++\nand much more")
 
     monkeypatch.setattr(torch, "compile", lambda _function: broken)
+    train(Line(), [batch(0)], make_recipe(epochs=1, compile=True), most_batches=1)  # a rehearsal
     told = r"--compile: PyTorch's compiler does not work here \(there is no g\+\+\)"
     with pytest.raises(UsageError, match=told):
         train(Line(), [batch(0)], make_recipe(epochs=1, compile=True))
@@ -282,8 +283,17 @@ def test_a_compiler_that_does_not_work_is_told(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 def test_compiled_steps_are_the_steps() -> None:
-    usual, _ = train(small_net(), [batch(0, 16)], make_recipe(epochs=3))
-    found, kept = train(small_net(), [batch(0, 16)], make_recipe(epochs=3, compile=True))
+    """Without dropout, which draws otherwise there."""
+    from torch._dynamo.utils import counters
+
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return build_model("tutorial", 1, 1, n_filters=2, bn_momentum=0.5, dropout=0.0)
+
+    usual, _ = train(net(), [batch(0, 16)], make_recipe(epochs=3))
+    counters.clear()
+    found, kept = train(net(), [batch(0, 16)], make_recipe(epochs=3, compile=True))
+    assert counters["stats"]["unique_graphs"] > 2  # of a trial, training and validation
     assert [epoch.train_loss for epoch in found.epochs] == pytest.approx(
         [epoch.train_loss for epoch in usual.epochs], rel=1e-4
     )

@@ -61,24 +61,32 @@ class TorchBackend:
         """Move the net to `cpu`, `cuda` or `mps`."""
         self.net, self.device = self.net.to(device), device
 
-    def become(self, engine: str) -> None:
+    def become(self, engine: str, card: Card) -> None:
         """Compute by bfloat16 in the convolutions, or with what the compiler makes of the net.
+
+        Args:
+            engine: One of PyTorch's.
+            card: The net's.
 
         Raises:
             UsageError: This machine has no bfloat16, or the compiler fails.
         """
         if engine == BF16 and not has_bf16(self.device):
             raise UsageError(
-                f"--backend {BF16}: the {self.device} device has no arithmetic for bfloat16, which "
-                f"would be slower and less exact than {TORCH}. Leave it out."
+                f"--backend {BF16}: this is for CUDA and for processors with arithmetic for "
+                f"bfloat16, not for {self.device} here. Leave it out."
             )
         self.engine = engine
         if engine != COMPILED:
             return
-        self.net.compile()
-        bands = next(weight.shape[1] for weight in self.net.parameters() if weight.ndim == 4)
+        import torch
+
+        side = card.geometry.window(64)
         try:
-            self.run(np.zeros((1, bands, 64, 64), np.float32))
+            self.net.compile()
+            self.run(np.zeros((1, len(card.bands), side, side), np.float32))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:  # all that torch's compiler raises
             cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,12 @@ class Predictor:
         """
         bands = self.card.bands.select(pixels, valid)
         self.settle(*bands.shape[-2:])
-        looks = FREE[:1]
-        if self.tta:
-            square = len(set(self.card.resize or (1,))) == 1  # of what the net is shown
-            looks = symmetries_of(self.card.orientation, square=square)
-        answers = (self._seen(bands, valid, look) for look in looks)
-        total: Image = next(answers)
-        for answer in answers:
-            total = total + answer
-        mean: Image = total / np.float32(len(looks))
+        looks = looks_of([self.card]) if self.tta else FREE[:1]
+        if len(looks) == 1:
+            return self._seen(bands, valid, looks[0])
+        mean = np.zeros((), dtype=np.float32)
+        for look in looks:
+            mean = mean + self._seen(bands, valid, look) / np.float32(len(looks))
         return mean
 
     def _seen(self, bands: NDArray[Any], valid: Valid | None, look: Symmetry) -> Image:
@@ -294,7 +292,7 @@ def load(
             return Predictor(found.card, graph, tile, found.digest, tta=tta)
         usual = open_backend(found, device, encoder)
         if backend in (BF16, COMPILED):
-            usual.become(backend)
+            usual.become(backend, found.card)
         choice = None
         if backend == AUTO:
             choice = open_rivals(found, folder, usual, encoder, talk)
@@ -316,6 +314,13 @@ def _exported(
             "--tile for any."
         )
     return Predictor(found.usable, opened, found.tile or tile, found.digest, tta=tta)
+
+
+def looks_of(cards: Sequence[Card]) -> tuple[Symmetry, ...]:
+    """Return the symmetries that all nets saw in training; chips with two sides keep them apart."""
+    free = all(card.orientation == "free" for card in cards)
+    sides = ({*(card.chip_size or ())} for card in cards)
+    return symmetries_of("free" if free else "upright", square=all(len(one) < 2 for one in sides))
 
 
 def usual_tile(geometry: Geometry) -> int:

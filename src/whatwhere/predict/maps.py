@@ -24,7 +24,7 @@ from whatwhere.io.vector import WRITTEN, require_writable
 from whatwhere.machine import share_pages, threads
 from whatwhere.predict.assemble import Polygons, assemble_polygons, assemble_raster
 from whatwhere.predict.blocks import Segmenter, bands_in
-from whatwhere.predict.engine import Predictor, usual_tile
+from whatwhere.predict.engine import Predictor, looks_of, usual_tile
 from whatwhere.predict.parts import PIECES, Parts, outputs_of
 from whatwhere.predict.plan import (
     FILE,
@@ -34,7 +34,7 @@ from whatwhere.predict.plan import (
     describe_scene,
     require_space,
 )
-from whatwhere.symmetries import FREE, symmetries_of
+from whatwhere.symmetries import FREE
 from whatwhere.talk import Talk
 from whatwhere.tiling import Lattice, make_lattice
 
@@ -249,8 +249,8 @@ def _plan(
         )
     if options.uncertainty not in ("", "entropy", "spread"):
         raise UsageError(f"--uncertainty must be entropy or spread, not {options.uncertainty!r}.")
-    free = all(member.card.orientation == "free" for member in members)
-    symmetries = symmetries_of("free" if free else "upright") if options.tta else FREE[:1]
+    looks = looks_of([member.card for member in members])
+    symmetries = looks if options.tta else FREE[:1]
     if options.uncertainty == "spread" and len(members) * len(symmetries) == 1:
         raise UsageError(
             "--uncertainty spread needs several answers: add --tta, or nets by --with."

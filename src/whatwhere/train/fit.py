@@ -303,8 +303,7 @@ def fit(
     check_precision(recipe, device)
     if most_batches:
         recipe = make_recipe(recipe, compile=False)
-    if recipe.compile:
-        check_compiler(device)
+    check_compiler(recipe, device)
     keep_pages()
     torch.set_num_threads(threads())
     torch.manual_seed(recipe.seed)
@@ -398,8 +397,10 @@ def check_precision(recipe: Recipe, device: str) -> None:
         )
 
 
-def check_compiler(device: str) -> None:
-    """Raise `UsageError` where PyTorch's compiler does not work."""
+def check_compiler(recipe: Recipe, device: str) -> None:
+    """Raise `UsageError` where the recipe wants PyTorch's compiler, and it does not work."""
+    if not recipe.compile:
+        return
     small = torch.zeros(2, device=device)
     try:
         torch.compile(torch.sin)(small)

@@ -20,7 +20,7 @@ from whatwhere.predict.backends import choose_device
 from whatwhere.runs import Run
 from whatwhere.talk import Talk, difference
 from whatwhere.train.clock import Clock
-from whatwhere.train.fit import check_precision, finished
+from whatwhere.train.fit import check_compiler, check_precision, finished
 from whatwhere.train.keeper import tell_resumed
 from whatwhere.train.lr_find import LrCurve, find_lr
 from whatwhere.train.state import FOLDER as STATES
@@ -56,6 +56,7 @@ def train_run(
     begun = begun or time.monotonic()
     device = choose_device(device)
     check_precision(recipe, device)
+    check_compiler(recipe, device)
     if workers < 0:
         raise UsageError(f"--workers must be at least 0, not {workers}.")
     if not 0 <= save_minutes < math.inf:
@@ -231,6 +232,7 @@ def find_rate(
     """Try learning rates on the net that a training would begin with, as `jobs.lr_find` says."""
     device = choose_device(device)
     check_precision(recipe, device)
+    check_compiler(recipe, device)
     nets.check_model(recipe, encoder)
     plan = plan_data(data, recipe, talk)
     plan.tell(talk)

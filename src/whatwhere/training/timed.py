@@ -236,7 +236,7 @@ def _try(
     began = time.monotonic()
     plan, *where = of
     recipe = plan.recipe
-    short = make_recipe(recipe, ema=0.0, val_chips=_JUDGED, epoch_chips=0)
+    short = make_recipe(recipe, ema=0.0, val_chips=_JUDGED, epoch_chips=0, compile=False)
     try:
         course = Course.of(dataclasses.replace(plan, recipe=short), *where)
         with files.scratch(output) as folder:
