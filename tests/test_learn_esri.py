@@ -89,6 +89,7 @@ def banepa(real_data: Callable[[str], Path], folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_real_tiles_under_a_real_definition_train(
     real_data: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -527,7 +527,7 @@ def there_and_back(
     return unet
 
 
-@pytest.mark.parametrize("layout", ["folder", "esri"])
+@pytest.mark.parametrize("layout", [pytest.param("folder", marks=pytest.mark.slow), "esri"])
 def test_there_and_back_with_made_houses(tmp_path: Path, layout: str) -> None:
     scene, houses, _ = town(tmp_path)
     there_and_back(scene, houses, tmp_path, layout, 64, backbone="tutorial", n_filters=2)
