@@ -166,7 +166,7 @@ def test_the_rate_finder_finds_a_rate_that_trains_better_than_a_hundredth_of_it(
     losses = []
     for share in (1, 0.01):
         out = tmp_path / f"run {share}"
-        jobs.train(data, out, epochs=1, lr=share * found["suggestion"], **SMALL)
+        jobs.train(data, out, epochs=3, lr=share * found["suggestion"], **SMALL)
         with open(out / "log.csv", encoding="utf-8", newline="") as stream:
             losses.append(float(list(csv.DictReader(stream))[-1]["train_loss"]))
     assert losses[0] < losses[1]

@@ -77,6 +77,11 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = INTERRUPTED if number is None else 128 + number
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; of one that says nothing, its name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def plain(text: object, kept: str = "") -> str:
     """Return text as a terminal shows it: what is no letter, such as a line break, is escaped.
 

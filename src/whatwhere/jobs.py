@@ -688,7 +688,8 @@ def predict(
         tile: The longest side of what the net sees at once [px]; 0 takes what fits the net.
         backend: The engine, as in `load`: `torch`, `torch-bf16`, `torch-compiled`, `onnx`,
             `openvino`, or `auto` for the quickest one here, which is measured with the first image
-            or scene. Empty for `torch`, and for that of an export.
+            or scene. Empty for `torch`, and for that of an export. Work that goes on keeps the
+            engine it was begun with.
         encoder: The module that gives the feature maps, if the net was trained on one of your own.
         others: More runs of the same classes and bands: the mean of all answers is taken.
         tta: Look at each image or tile in all symmetries that the net saw in training, and take the

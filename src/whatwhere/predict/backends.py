@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from whatwhere.bundle import Bundle, Card, Tensors
 from whatwhere.config import settings_of
-from whatwhere.errors import BundleError, NumericsError, UsageError, WhatwhereError
+from whatwhere.errors import (
+    BundleError,
+    NumericsError,
+    UsageError,
+    WhatwhereError,
+    first_line,
+)
 from whatwhere.machine import large_pages
 from whatwhere.types import Task
 
@@ -88,10 +94,10 @@ class TorchBackend:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # all that torch's compiler raises
-            cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise UsageError(
-                f"--backend {COMPILED}: PyTorch's compiler cannot do it here ({cause}). It wants a "
-                "C++ compiler, on a GPU Triton. Take another engine."
+                f"--backend {COMPILED}: PyTorch's compiler cannot do it here "
+                f"({first_line(error)}). It wants a C++ compiler, on a GPU Triton. Take another "
+                "engine."
             ) from error
 
     @contextlib.contextmanager

@@ -22,7 +22,13 @@ from torch.utils.data import DataLoader
 
 from whatwhere import files
 from whatwhere.config import Recipe, make_recipe
-from whatwhere.errors import Interrupted, NumericsError, UsageError, WhatwhereError
+from whatwhere.errors import (
+    Interrupted,
+    NumericsError,
+    UsageError,
+    WhatwhereError,
+    first_line,
+)
 from whatwhere.machine import keep_pages, threads
 from whatwhere.metrics import scores
 from whatwhere.talk import Talk
@@ -405,10 +411,9 @@ def check_compiler(recipe: Recipe, device: str) -> None:
     try:
         torch.compile(torch.sin)(small)
     except RuntimeError as error:  # all that it raises
-        cause = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(
-            f"--compile: PyTorch's compiler does not work here ({cause}). It wants a C++ compiler, "
-            "on a GPU Triton. Leave it out."
+            f"--compile: PyTorch's compiler does not work here ({first_line(error)}). "
+            "It wants a C++ compiler, on a GPU Triton. Leave it out."
         ) from error
 
 
