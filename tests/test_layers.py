@@ -32,7 +32,8 @@ LAYERS = {
 # Where a library may be imported when the module is, not inside a function.
 HOMES = {
     "torch": {
-        *("nn", "losses", "data/augment", "data/loader", "data/plan", "nets", "train", "training"),
+        *("nn", "losses", "nets", "train", "training"),
+        *(f"data/{name}" for name in ("augment", "loader", "plan", "resident")),
     },
     "timm": set(),
     "lightning": {"train"},

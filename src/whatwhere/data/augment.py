@@ -135,17 +135,37 @@ def apply(
         for part in parts:
             target[i, start : start + part.shape[1]] = turn(part[i], symmetry)
             start += part.shape[1]
-    picture, maps = whole[:, :bands], whole[:, bands:]
+    picture, maps = finish(settings, whole[:, :bands], whole[:, bands:], changes)
+    planes = maps[:, :-1].long()
+    return picture.contiguous(), (planes if several else planes[:, 0]), maps[:, -1].bool()
+
+
+def finish(
+    settings: Augmentation, picture: Tensor, maps: Tensor, changes: Sequence[Change]
+) -> tuple[Tensor, Tensor]:
+    """Change what is turned already in light, rotation, scale and place.
+
+    Args:
+        settings: The bounds; without warps no pixel is interpolated.
+        picture: `(N, C, H, W)` float32, normalised, on any device; is overwritten.
+        maps: `(N, K, H, W)` float32, whole numbers.
+        changes: One for each chip.
+
+    Returns:
+        The two, of the same shapes.
+    """
+    where = picture.device
     if settings.brightness or settings.contrast:
-        light = torch.tensor([(change.gain, change.offset) for change in changes])
+        pairs = [(change.gain, change.offset) for change in changes]
+        light = torch.tensor(pairs, dtype=picture.dtype).to(where)
         picture *= light[:, 0].view(-1, 1, 1, 1)
         picture += light[:, 1].view(-1, 1, 1, 1)
     if settings.warps:
-        matrices = torch.tensor([change.matrix for change in changes], dtype=image.dtype)
-        grid = functional.affine_grid(matrices, list(picture.shape), align_corners=False)
+        matrices = torch.tensor([change.matrix for change in changes], dtype=picture.dtype)
+        shape = list(picture.shape)
+        grid = functional.affine_grid(matrices.to(where), shape, align_corners=False)
         picture, maps = _sample(picture, grid, "bilinear"), _sample(maps, grid, "nearest")
-    planes = maps[:, :-1].long()
-    return picture.contiguous(), (planes if several else planes[:, 0]), maps[:, -1].bool()
+    return picture, maps
 
 
 def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:

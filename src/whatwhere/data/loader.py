@@ -109,6 +109,25 @@ class Chip(TypedDict):
     epoch: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a chip is cut.
+
+    Attributes:
+        which: The number of the pair.
+        window: What is cut of it.
+        before: How many rows and columns, mirrored, the chip has before the window's first ones.
+        epoch: From 0.
+        index: The chip's own number.
+    """
+
+    which: int
+    window: Window
+    before: tuple[int, int]
+    epoch: int
+    index: int
+
+
 class Batch(TypedDict):
     """A batch.
 
@@ -192,37 +211,44 @@ class Chips(Dataset[Chip]):
 
     def __getitem__(self, at: tuple[int, int]) -> Chip:
         """Cut a chip; `at` is (epoch, index)."""
+        if not self.training or self.draws is None:
+            return self._cut(self.place(at))
         epoch, index = at
-        which, window = self.plan[index]
-        if not self.training:
-            return self._cut(which, window, (0, 0), epoch, index)
-        rng = np.random.Generator(
-            np.random.Philox(key=[self.seed, 2], counter=[0, 0, epoch, index])
-        )
-        if self.draws is None:
-            return self._cut(which, *self._place(self.sizes[which], rng), epoch, index)
+        which, rng = self.plan[index][0], self._chance(epoch, index)
         if rng.random() >= self.draws.share:
-            chip = self._cut(which, *self._place(self.sizes[which], rng), epoch, index)
+            place = Place(which, *self._place(self.sizes[which], rng), epoch, index)
+            chip = self._cut(place)
             if self._inner(chip["valid"]).any():
                 return chip
             which, around = self.draws.within(which, rng)
         else:
             which, around = self.draws.anywhere(rng)
         placed = self._place(self.sizes[which], rng, around)
-        return self._cut(which, *placed, epoch, index)
+        return self._cut(Place(which, *placed, epoch, index))
+
+    def place(self, at: tuple[int, int]) -> Place:
+        """Say where a chip is cut that does not depend on what the masks show."""
+        epoch, index = at
+        which, window = self.plan[index]
+        if not self.training:
+            return Place(which, window, (0, 0), epoch, index)
+        rng = self._chance(epoch, index)
+        return Place(which, *self._place(self.sizes[which], rng), epoch, index)
+
+    def _chance(self, epoch: int, index: int) -> np.random.Generator:
+        key = [self.seed, 2]
+        return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, epoch, index]))
 
     def _inner(self, valid: Valid) -> Valid:
         """Cut off the border that the net's result does not speak of."""
         height, width = valid.shape
         return valid[self.border : height - self.border, self.border : width - self.border]
 
-    def _cut(
-        self, which: int, window: Window, before: tuple[int, int], epoch: int, index: int
-    ) -> Chip:
+    def _cut(self, place: Place) -> Chip:
         """Cut a window of a pair, with so much of what it lacks before its first pixel."""
         size = (self.padded[0] + 2 * self.border, self.padded[1] + 2 * self.border)
-        first = (before[0] + self.border, before[1] + self.border)
-        image, labels, valid, window = self._read(which, window, size, first)
+        first = (place.before[0] + self.border, place.before[1] + self.border)
+        image, labels, valid, window = self._read(place.which, place.window, size, first)
         rows, columns = window.slices
         counts = _surround(valid[rows, columns], size, first)
         if self.border:  # what lies around the chip is there to be seen, by net and loss
@@ -234,8 +260,8 @@ class Chips(Dataset[Chip]):
             image=mirror(image, size, first),
             labels=mirror(labels, size, first),
             valid=counts,
-            index=index,
-            epoch=epoch,
+            index=place.index,
+            epoch=place.epoch,
         )
 
     def key(self, index: int) -> str:
@@ -274,18 +300,32 @@ class Chips(Dataset[Chip]):
             if self.border:
                 part = shown(window, self.sizes[which], size, first)
             pair, start = pair.part(part), (part.row, part.column)
-        for path, state in zip(
-            (pair.image, *pair.masks), self.states.get(pair.key, ()), strict=False
-        ):
-            check_state(path, state)
-        image, labels, valid = self.reader(pair)
-        kept = image, labels.astype(np.uint8), valid
+        kept = self._load(pair)
         weight = sum(part.nbytes for part in kept)
         if pair is self.pairs[which] and weight <= self._room:
             self._room -= weight
             self._cache[which] = kept
         row, column = window.row - start[0], window.column - start[1]
         return (*kept, Window(row, column, window.height, window.width))
+
+    def whole(self, which: int) -> tuple[Image, NDArray[np.uint8], Valid]:
+        """Read a pair as a whole, and do not keep it.
+
+        Returns:
+            The image `(C, H, W)`, normalised; labels `(H, W)` or `(K, H, W)`; what counts `(H, W)`.
+
+        Raises:
+            DataError: A file cannot be read, or is not what it was when the set was looked at.
+        """
+        return self._load(self.pairs[which])
+
+    def _load(self, pair: Pair) -> tuple[Image, NDArray[np.uint8], Valid]:
+        for path, state in zip(
+            (pair.image, *pair.masks), self.states.get(pair.key, ()), strict=False
+        ):
+            check_state(path, state)
+        image, labels, valid = self.reader(pair)
+        return image, labels.astype(np.uint8), valid
 
     def _size(self, which: int) -> int:
         """How much memory a block takes [bytes]: float32 bands, labels and validity."""

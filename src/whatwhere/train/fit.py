@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from whatwhere import files
 from whatwhere.config import Recipe, make_recipe
+from whatwhere.data.resident import placed
 from whatwhere.errors import (
     Interrupted,
     NumericsError,
@@ -314,8 +315,8 @@ def fit(
     torch.set_num_threads(threads())
     torch.manual_seed(recipe.seed)
     module = Segmentation(net, recipe, task, n_classes, class_weights)
-    for loader in (train, val):
-        loader.pin_memory = device == "cuda"  # so batches are copied while the GPU computes
+    if not most_batches:
+        train, val = placed((train, val), device, talk)
     batches = min(len(train), most_batches or len(train))
     timed = None
     if recipe.minutes and not most_batches:
