@@ -15,7 +15,7 @@ scored here, once; ours a second time with `--tta`, which is a row of its own. T
 Peers are not among this project's dependencies: make an environment of their own, and name its
 Python.
 
-    pip install -r benchmarks/peers/requirements.txt
+    pip install -r benchmarks/peers/requirements.txt    # Ultralytics' is under the AGPL
     python benchmarks/minutes.py --system smp --set salt --seed 1 --python PEERS/bin/python
 """
 
@@ -41,7 +41,8 @@ from rows import RESULTS, append
 
 NET = "tf_efficientnet_lite0"
 HERE = Path(__file__).parent
-SYSTEMS = ("ours", "smp", "fastai", "nnunet")
+SYSTEMS = ("ours", "smp", "fastai", "nnunet", "ultralytics")
+SCRATCH = ("nnunet", "ultralytics")  # whose nets are not timm's
 CLASSES = {
     "salt": "background,salt",
     "banepa": "other,building",
@@ -110,7 +111,7 @@ def main() -> None:
 
 def start(asked: Any) -> str:
     """Say what a system begins with."""
-    return "scratch" if asked.scratch or asked.system == "nnunet" else "pretrained"
+    return "scratch" if asked.scratch or asked.system in SCRATCH else "pretrained"
 
 
 def done(asked: Any) -> bool:
@@ -122,7 +123,7 @@ def done(asked: Any) -> bool:
     except OSError:
         return False
     names = ("set", "system", "start", "seed", "minutes")
-    own = asked.system in ("ours", "nnunet")  # which take no net that is named
+    own = asked.system in ("ours", *SCRATCH)  # which take no net that is named
     return any(
         [row[name] for name in names] == wanted and (own or asked.net == row["net"].split()[-1])
         for row in rows

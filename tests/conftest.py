@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from whatwhere import pictures
+from whatwhere.io.image import encode_png
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawing() -> Iterator[Callable[[Any], bytes]]:
+    """Figures are built, but not drawn: of a small training that was three quarters.
+
+    Gives what draws, for tests that are about what is drawn.
+    """
+    draw = pictures._png
+    pixel = encode_png(np.full((1, 1), 255, np.uint8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "_png", lambda _figure: pixel)
+        yield draw
+
+
+@pytest.fixture(scope="module")
+def drawn(drawing: Callable[[Any], bytes]) -> Iterator[None]:
+    """Let figures be drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "_png", drawing)
+        yield
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from whatwhere.talk import Talk
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def test_a_small_demonstration_goes_through_all_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

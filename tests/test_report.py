@@ -22,6 +22,8 @@ from whatwhere.talk import Talk
 
 QUIET = Talk(quiet=True)
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,18 @@ def test_a_bundle_that_does_not_know_its_images_says_so() -> None:
     nothing: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     found, words = choose(PAIRS, KNOWN, nothing, "score")
     assert found == PAIRS and "not known" in words
+
+
+def test_where_nothing_is_known_folders_count() -> None:
+    nothing: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    sides: list[Split] = ["train", "train", "val", "test"]
+    dealt = [replace(p, split=side) for p, side in zip(PAIRS, sides, strict=True)]
+    for wanted, some in (("score", dealt[3:]), ("tune", dealt[2:3]), ("train", dealt[:2])):
+        found, words = choose(dealt, KNOWN, nothing, wanted)
+        assert found == some and "not known" in words
+    told = "does not say which images its test split had, and the data has no folder"
+    with pytest.raises(DataError, match=told):
+        choose(PAIRS, KNOWN, nothing, "test")
 
 
 def test_the_test_images_alone_are_data_not_seen() -> None:

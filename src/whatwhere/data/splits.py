@@ -111,7 +111,8 @@ def choose(
 
     A data set is the run's own if it holds at least half of the images that training and validation
     saw; then the test split is scored, and the validation split tunes. Of any other data set every
-    pair is taken but those that the run has seen, or whose ground it has seen.
+    pair is taken but those that the run has seen, or whose ground it has seen. Where the run's
+    images are not known, the folders of the data count, if they are split.
 
     Args:
         pairs: The pairs of the data set.
@@ -131,10 +132,11 @@ def choose(
         return list(pairs), "all pairs, seen in training or not"
     if wanted not in ("score", "tune", "train", "val", "test"):
         raise UsageError(f"--part must be auto, train, val, test or all, not {wanted!r}.")
+    split = {"score": "test", "tune": "val"}.get(wanted, wanted)
+    if not any(seen.values()):
+        return _by_folder(pairs, wanted, split)
     fitted = set(seen["train"]) | set(seen["val"])
     own_data = 2 * len(fitted & set(digests.values())) >= len(fitted)
-    if wanted in ("score", "tune") and not fitted:
-        return list(pairs), "all pairs; whether the run has seen them is not known"
     if wanted in ("score", "tune") and not own_data:
         sides = ("train", "val") if wanted == "score" else ("train", "test")
         barred = {digest for split in sides for digest in seen[split]}
@@ -149,7 +151,6 @@ def choose(
         out = len(pairs) - len(left)
         told = "that the run has seen" + ", or whose ground it has" * (len(left) < len(new))
         return left, f"all pairs but {out} {told}" if out else "all pairs"
-    split = {"score": "test", "tune": "val"}.get(wanted, wanted)
     chosen = [pair for pair in pairs if digests[pair.key] in set(seen[split])]
     if not chosen:
         raise DataError(
@@ -157,3 +158,17 @@ def choose(
             "seen in training or not."
         )
     return chosen, own(split)
+
+
+def _by_folder(pairs: Sequence[Pair], wanted: str, split: str) -> tuple[list[Pair], str]:
+    """Choose by the folders of the data, for a net that does not say what it has seen."""
+    chosen = [pair for pair in pairs if pair.split == split]
+    if chosen:
+        return chosen, f"the {_WORDS[split]} folder; whether the net has seen it is not known"
+    if wanted != split:
+        return list(pairs), "all pairs; whether the net has seen them is not known"
+    raise DataError(
+        f"a bundle or an export does not say which images its {_WORDS[split]} split had, and the "
+        "data has no folder of that name. Name the run in its place, or take `--part all`: every "
+        "pair, seen in training or not."
+    )
