@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,25 +13,33 @@ import pytest
 from whatwhere import pictures
 from whatwhere.io.image import encode_png
 
+Drawing = Callable[[], AbstractContextManager[None]]
+
 
 @pytest.fixture(scope="session", autouse=True)
-def drawing() -> Iterator[Callable[[Any], bytes]]:
-    """Figures are built, but not drawn: of a small training that was three quarters.
+def drawing() -> Iterator[Drawing]:
+    """Figures are built, but not drawn: that was three quarters of a small training.
 
-    Gives what draws, for tests that are about what is drawn.
+    Gives what lets them be drawn, for tests that are about what is drawn.
     """
     draw = pictures._png
     pixel = encode_png(np.full((1, 1), 255, np.uint8))
+
+    @contextmanager
+    def drawn() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pictures, "_png", draw)
+            yield
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "_png", lambda _figure: pixel)
-        yield draw
+        yield drawn
 
 
 @pytest.fixture(scope="module")
-def drawn(drawing: Callable[[Any], bytes]) -> Iterator[None]:
-    """Let figures be drawn."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "_png", drawing)
+def drawn(drawing: Drawing) -> Iterator[None]:
+    """Let the figures of a whole module be drawn."""
+    with drawing():
         yield
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from forks import Forks
 from made import blocks_folder, labels_folder, salt_folder, snapshot
-from whatwhere import jobs, pictures
+from whatwhere import jobs
 from whatwhere.bundle import load, load_card
 from whatwhere.config import make_recipe
 from whatwhere.data.plan import plan_data
@@ -152,11 +152,11 @@ def test_validation_pixels_that_do_not_count_are_told(tmp_path: Path) -> None:
 
 
 def test_the_rate_finder_finds_a_rate_that_trains_better_than_a_hundredth_of_it(
-    data: Path, tmp_path: Path, drawing: Any, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, drawing: Any
 ) -> None:
-    monkeypatch.setattr(pictures, "_png", drawing)
     before = snapshot(data)
-    found = jobs.lr_find(data, picture=tmp_path / "lr.png", **SMALL)
+    with drawing():
+        found = jobs.lr_find(data, picture=tmp_path / "lr.png", **SMALL)
     assert snapshot(data) == before
     assert [path.name for path in tmp_path.iterdir()] == ["lr.png"]
     with Image.open(tmp_path / "lr.png") as picture:

@@ -765,6 +765,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return place
 
     fake = types.ModuleType("IPython")
+    fake.version_info = (9, 0)  # type: ignore[attr-defined]  # Matplotlib asks for it
     shell = types.SimpleNamespace(kernel=True, execution_count=1)
     fake.get_ipython = lambda: shell  # type: ignore[attr-defined]
     fake.display = types.SimpleNamespace(  # type: ignore[attr-defined]

@@ -29,11 +29,12 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory, drawing: Any) -> tuple[Path, Path, Path]:
     """A scene, its labels, and a run."""
     root = tmp_path_factory.mktemp("scenes")
     scene, labels, _ = town(root)
-    jobs.train(scene, root / "run", labels=labels, **SETTINGS)
+    with drawing():
+        jobs.train(scene, root / "run", labels=labels, **SETTINGS)
     return scene, labels, root / "run"
 
 

@@ -206,14 +206,17 @@ def test_the_report_says_how_chips_are_changed(plan: DataPlan) -> None:
     assert timed._changes(oblong) == "flips in both directions"
 
 
-def test_minutes_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_minutes_from_end_to_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawing: Any
+) -> None:
     """A run of three seconds has a choice, a first picture, a tuned threshold, its recipe."""
     monkeypatch.setattr(timed, "CANDIDATES", ("tutorial",))
     monkeypatch.setattr(timed, "_LEAST_RACE", 0.3)
     monkeypatch.setattr(timed, "_REPORT", 0.5)
     data = salt_folder(tmp_path / "d", count=20, size=(32, 32))
     run = tmp_path / "run"
-    done = call("train", data, "-o", run, "--minutes", 0.1, "--n-filters", 2, "--batch-size", 4)
+    with drawing():
+        done = call("train", data, "-o", run, "--minutes", 0.1, "--n-filters", 2, "--batch-size", 4)
     assert_told(done, 0, "trying   tutorial", "minutes were over", "tuned    ")
     assert (run / "report" / "first.png").stat().st_size > 1000
     card = json.loads((run / "bundle" / "bundle.json").read_text())["card"]

@@ -246,7 +246,7 @@ class Segmenter:
             images = []
             for cut in cuts:
                 images.append(member.prepare(pixels[:, *cut], seen.there[cut]))
-            stack = np.stack(images)
+            stack = images[0][None] if len(images) == 1 else np.stack(images)
             for symmetry in self.symmetries:
                 found = turn_back(
                     member.backend.run(np.ascontiguousarray(turn(stack, symmetry))), symmetry

@@ -160,7 +160,7 @@ class Predictor:
             ShapeError: There are more or fewer bands.
         """
         normalization = self.card.normalization
-        empty = ~valid if valid is not None else None
+        empty = ~valid if valid is not None and not valid.all() else None
         if not self.backend.normalizes:
             image = normalization.apply(bands)
             if empty is not None:
