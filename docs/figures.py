@@ -101,8 +101,8 @@ def _free(rows: Sequence[Row]) -> list[Bar]:
     for before, row in itertools.pairwise(rows):
         name = FREE.get(row["encoder"])
         if name and before["way"] == "monai" and before["encoder"] == "resnet34":
-            peer = f"monai over resnet34, {row['rounds']} rounds"
-            found[name] = [Bar.of(peer, before, "seconds"), Bar.of(name, row, "seconds", True)]
+            peer = Bar.of("monai over resnet34, in turn with the next", before, "seconds")
+            found[name] = [peer, Bar.of(name, row, "seconds", True)]
     return [bar for pair in found.values() for bar in pair]
 
 
@@ -144,7 +144,8 @@ def _minutes(rows: Sequence[Row]) -> list[Bar]:
         groups.setdefault(key, []).append(float(row["test_mean_iou"]))
     return [
         Bar(
-            f"{name}, {float(minutes):g} min: {system} {start} ({len(found)} seeds)",
+            f"{name}, {float(minutes):g} min: {system} {start} "
+            f"({len(found)} seed{'s' * (len(found) > 1)})",
             sum(found) / len(found),
             min(found),
             max(found),

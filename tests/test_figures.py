@@ -48,6 +48,22 @@ def test_seeds_are_averaged(figures: ModuleType) -> None:
     assert bar.ours and "2 seeds" in bar.name
 
 
+def test_a_net_of_ones_own_stands_beside_what_it_took_turns_with(figures: ModuleType) -> None:
+    def row(way: str, encoder: str, seconds: str) -> dict[str, str]:
+        return {"way": way, "encoder": encoder, "seconds": seconds}
+
+    rows = [
+        row("monai", "resnet34", "9"),
+        row("ours-free", "bh.xml, its own", "3"),
+        row("ours-free", "unknown.xml, its own", "1"),
+        row("monai", "resnet34", "8"),
+        row("ours-free", "bh.xml, its own", "2"),
+        row("monai", "resnet18", "7"),
+        row("ours-free", "bh8.xml, its own", "1"),
+    ]
+    assert [(bar.value, bar.ours) for bar in figures._free(rows)] == [(8, False), (2, True)]
+
+
 def test_the_page_shows_the_rows_that_are_there(figures: ModuleType, tmp_path: Path) -> None:
     page = figures.write(tmp_path)["figures.md"]
     pictures = re.findall(r"\]\((figures/[^)]+\.svg)\)", page)

@@ -78,20 +78,33 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:
             return x
-        if x.device.type not in ("cpu", "meta") or torch.compiler.is_compiling():
+        if x.device.type not in ("cpu", "meta"):
             return functional.dropout(x, self.p, training=True)  # a graphics card fuses this one
         share = min(round(self.p * _CHANCES), _CHANCES - 1)
         grows = _CHANCES / (_CHANCES - share)
         exact = x.dtype in (torch.float32, torch.float64)  # a shorter type would round the factor
-        kept = torch.empty_like(x)
-        if x.device.type == "cpu":
-            flat = kept.as_strided((x.numel(),), (1,))  # in the order of the memory
-            torch.ge(_draws(x.numel()), share - _CHANCES // 2, out=flat)
-            if exact:
-                kept.mul_(grows)
+        draw = _drawn if torch.compiler.is_compiling() else _draw
+        kept = draw(x.detach(), share, grows if exact else 1.0)
         out = x.mul_(kept) if self.inplace else x.mul(kept)
         return out if exact else out.mul_(grows)
 
+
+def _draw(like: Tensor, share: int, value: float) -> Tensor:
+    """Draw what values are multiplied by: 0 for so many of 65,536, `value` for the others."""
+    kept = torch.empty_like(like)
+    if like.device.type == "cpu":
+        flat = kept.as_strided((like.numel(),), (1,))  # in the order of the memory
+        torch.ge(_draws(like.numel()), share - _CHANCES // 2, out=flat)
+        if value != 1:
+            kept.mul_(value)
+    return kept
+
+
+# For the compiler, whose own draws are one by one: it neither looks inside nor repeats it.
+_drawn = torch.library.custom_op(
+    "whatwhere::draw", _draw, mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
+)
+_drawn.register_fake(lambda like, share, value: torch.empty_like(like))
 
 _CHANCES = 2**16
 
