@@ -50,7 +50,7 @@ def test_seeds_are_averaged(figures: ModuleType) -> None:
 
 def test_a_net_of_ones_own_stands_beside_what_it_took_turns_with(figures: ModuleType) -> None:
     def row(way: str, encoder: str, seconds: str) -> dict[str, str]:
-        return {"way": way, "encoder": encoder, "seconds": seconds}
+        return {"way": way, "encoder": encoder, "seconds": seconds, "rounds": "3"}
 
     rows = [
         row("monai", "resnet34", "9"),

@@ -352,6 +352,13 @@ def test_a_bundle_without_its_run_is_not_scored_on_its_training_by_mistake(
     assert jobs.evaluate(alone, data, part="all", talk=QUIET)["images"] == 20
     other = salt_folder(tmp_path / "other", 3, seed=99)
     assert "not known" in jobs.evaluate(alone, other, talk=QUIET)["on"]
+    dealt = tmp_path / "dealt"
+    for part, count in (("train", 6), ("val", 2), ("test", 3)):
+        salt_folder(dealt / part, count, seed=count)
+    tried = jobs.train(dealt, tmp_path / "run", **SMALL)
+    assert tried is not None
+    own = shutil.copytree(tmp_path / "run" / "bundle", tmp_path / "own")
+    assert jobs.evaluate(own, dealt, talk=QUIET)["on"].startswith("the folder test/")
 
 
 def test_a_folder_below_a_run_is_not_the_run(run: Path, own_run: Path, data: Path) -> None:

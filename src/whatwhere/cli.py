@@ -465,7 +465,8 @@ def _evaluate(
     part: Annotated[
         str,
         typer.Option(
-            help="auto: the test split of the run's own data, all pairs of other data; "
+            help="auto: the test split of the run's own data, all pairs of other data, of a "
+            "bundle or an export the folder test/ where there are such folders; "
             "train, val, test, all"
         ),
     ] = "auto",

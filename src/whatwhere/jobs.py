@@ -498,7 +498,8 @@ def evaluate(
     Args:
         run: A run folder or a bundle; or an `.onnx` or `.xml` file of one.
         data: As in `train`. If it is the one the run was trained from, its
-            test split is scored; of any other every pair that the run has not seen.
+            test split is scored; of any other every pair that the run has not seen. For a bundle or
+            an export, which do not say what they have seen, its folder `test`, if it has such.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
         class_field: The field of the labels that holds the class; without it there is one class.
         layer: The layer of the labels, where their file has several.
@@ -577,7 +578,8 @@ def tune(
     Args:
         run: A run folder or a bundle.
         data: As in `train`. If it is the one the run was trained from, its
-            validation split is taken; of any other every pair that the run has not seen.
+            validation split is taken; of any other every pair that the run has not seen. For a
+            bundle, which does not say what it has seen, its folder `val`, if it has such.
         labels: For scenes: polygons, lines or points, or a raster of classes; or a folder of such.
         class_field: The field of the labels that holds the class; without it there is one class.
         layer: The layer of the labels, where their file has several.
@@ -937,7 +939,8 @@ def _pairs(run: Path, inputs: Inputs, card: Card, part: str, talk: Talk) -> tupl
     found = _survey(inputs, card, talk)
     seen = runs.seen_images(run)
     own_data = card.data.get("sha256") == fingerprint(found)
-    if not seen["train"] and own_data and part in ("score", "tune"):
+    folders = any(pair.split for pair in found.pairs)
+    if not seen["train"] and own_data and not folders and part in ("score", "tune"):
         raise DataError(
             f"{inputs.root}: the net was trained on this data, and {run} does not say on which of "
             "it. Give the run folder; or --part all to score every pair, seen in training or not."

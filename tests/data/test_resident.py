@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,22 +33,30 @@ TURNED = Augmentation("free", rotate=0, scale=0, shift=0, brightness=0, contrast
 
 
 def epochs(loader: DataLoader[Any]) -> list[Any]:
-    found = []
+    """Three epochs, the last of which goes on after five chips."""
+    found, sampler = [], loader.batch_sampler.sampler  # type: ignore[union-attr]
     for epoch in range(3):
-        loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        sampler.set_epoch(epoch)
+        sampler.skip(5 if epoch == 2 else 0)
         found += list(loader)
     return found
 
 
-def assert_same(chips: Chips, augmentation: Augmentation | None) -> None:
+def assert_same(
+    chips: Chips, augmentation: Augmentation | None, device: str = "cpu", atol: float = 0.0
+) -> None:
     read = make_loader(chips, 3, augmentation=augmentation)
-    some, others = epochs(read), epochs(resident(read, "cpu", QUIET))
+    laid = resident(read, device, QUIET)
+    some, others = epochs(read), epochs(laid)
     assert len(some) == len(others) > 0
     for one, other in zip(some, others, strict=True):
         assert list(one) == list(other)
         for name, values in one.items():
-            assert values.dtype == other[name].dtype and torch.equal(values, other[name]), name
-        assert other["image"].is_contiguous()
+            exact = atol if name == "image" else 0.0
+            torch.testing.assert_close(other[name].cpu(), values, rtol=0, atol=exact)
+        assert other["image"].is_contiguous() and other["image"].device.type == device
+    dataset: Any = laid.dataset
+    assert all(dataset.key(i) == chips.key(i) for i in range(len(chips)))
 
 
 @pytest.mark.parametrize(
@@ -71,33 +81,55 @@ def test_validation_chips_too(tmp_path: Path) -> None:
     assert_same(cut(tmp_path, *SIZES, training=False), None)
 
 
-def test_several_labels_of_stretched_images(tmp_path: Path) -> None:
+def labelled(root: Path) -> Chips:
+    """Chips with two labels, of images that are stretched."""
     infos = tuple(ClassInfo(name, 1, (1, 1, 1), raw=(1, 255)) for name in "ab")
     reader = replace(READER, classes=Classes(infos, "multilabel"), resize=(12, 10))
-    chips = cut(tmp_path, *SIZES, reader=reader)
+    chips = cut(root, *SIZES, reader=reader)
     for i, pair in enumerate(chips.pairs):
         other = np.zeros((*SIZES[i], 2), np.uint8)
         other[2:, :, 1] = 255
         other[3:, 4:, 0] = 1
-        masks = (pair.masks[0], save(tmp_path / f"others/{i}.png", other))
+        masks = (pair.masks[0], save(root / f"others/{i}.png", other))
         chips.pairs[i] = replace(pair, masks=masks)
-    assert_same(chips, Augmentation("free"))
+    return chips
 
 
-def test_what_a_set_weighs(tmp_path: Path) -> None:
-    chips = cut(tmp_path, *SIZES)
+def test_several_labels_of_stretched_images(tmp_path: Path) -> None:
+    assert_same(labelled(tmp_path), Augmentation("free"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu(tmp_path: Path) -> None:
+    assert_same(labelled(tmp_path), TURNED, "cuda")
+    assert_same(labelled(tmp_path), replace(TURNED, brightness=0.2), "cuda", atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [lambda root: cut(root, *SIZES), labelled], ids=["one", "several"])
+def test_what_a_set_weighs(make: Callable[[Path], Chips], tmp_path: Path) -> None:
+    chips = make(tmp_path)
     held = Resident.read(chips, "cpu", QUIET)
     parts = (held.pixels, held.labels, held.valid)
     weighs = sum(part.nbytes for part in parts) / 2**20
     assert weight_mb(make_loader(chips, 3)) == pytest.approx(weighs)
 
 
+def test_a_tenth_of_what_is_free_is_for_the_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * 2**30, 80 * 2**30))
+    assert module.room_mb("cuda") == 2048 and module.room_mb("cpu") == 0
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 80 * 2**30))
+    whole = make_loader(cut(tmp_path, *SIZES), 3)
+    assert placed((whole,), "cuda", QUIET) == [whole] and whole.pin_memory
+
+
 def test_blocks_and_nets_with_a_border_are_read(tmp_path: Path) -> None:
     bordered = cut(tmp_path, *SIZES, shape=(4, 4), geometry=Geometry(16, 92, border=92))
-    assert weight_mb(make_loader(bordered, 3)) is None
+    assert weight_mb(make_loader(bordered, 3)) == math.inf
     drawn: Any = cut(tmp_path, *SIZES)
     drawn.draws = object()
-    assert weight_mb(make_loader(drawn, 3)) is None
+    assert weight_mb(make_loader(drawn, 3)) == math.inf
     whole = make_loader(cut(tmp_path, *SIZES), 3)
     assert placed((whole,), "cpu", QUIET) == [whole] and not whole.pin_memory
 
@@ -116,10 +148,11 @@ def test_a_training_from_a_set_on_its_device_is_the_same(
     recipe = make_recipe(epochs=3, batch_size=4, model="tutorial")
     plan = plan_data(data, recipe, QUIET)
 
-    def trained() -> list[float]:
+    def trained(**options: Any) -> list[float]:
         torch.manual_seed(0)
         net, train, val = TutorialUNet(n_filters=4), plan.loader("train"), plan.loader("val")
-        history = fit(net, train, val, recipe, "binary", 2, on_best=lambda *_: None, talk=Talk())
+        keep = {"on_best": lambda *_: None, "talk": Talk(), **options}
+        history = fit(net, train, val, recipe, "binary", 2, **keep)
         losses = [(row.train_loss, row.val_loss) for row in history.epochs]
         return [
             *itertools.chain(*losses),
@@ -127,8 +160,10 @@ def test_a_training_from_a_set_on_its_device_is_the_same(
         ]
 
     plain = trained()
-    assert "data     lies" not in capsys.readouterr().err
     monkeypatch.setattr(module, "room_mb", lambda _device: 1)
+    trained(most_batches=1)  # a rehearsal
+    trained(lay=False)
+    assert "data     lies" not in capsys.readouterr().err
     laid = trained()
     assert "data     lies on the GPU, 1 MB" in capsys.readouterr().err
     assert plain == laid and len(set(plain[:6])) == 6

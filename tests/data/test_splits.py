@@ -206,9 +206,10 @@ def test_where_nothing_is_known_folders_count() -> None:
     for wanted, some in (("score", dealt[3:]), ("tune", dealt[2:3]), ("train", dealt[:2])):
         found, words = choose(dealt, KNOWN, nothing, wanted)
         assert found == some and "not known" in words
-    told = "does not say which images its test split had, and the data has no folder"
-    with pytest.raises(DataError, match=told):
-        choose(PAIRS, KNOWN, nothing, "test")
+    told = "does not say which images its test split had, and the data has no folder test/"
+    for some, wanted in ((PAIRS, "test"), (dealt[:3], "test"), (dealt[:3], "score")):
+        with pytest.raises(DataError, match=told):
+            choose(some, KNOWN, nothing, wanted)
 
 
 def test_the_test_images_alone_are_data_not_seen() -> None:

@@ -51,6 +51,13 @@ def timed(seconds: float, batches: int, **settings: Any) -> tuple[History, OneWe
     return history, net
 
 
+def test_what_lies_before_the_first_step_counts(ticking: Ticking) -> None:
+    clock: Any = Timed(make_recipe("timed", minutes=1.0), Clock(60, 10))
+    clock.begin()  # at 1
+    clock.on_train_start(None, None)
+    assert clock.spent == 1.0
+
+
 @pytest.mark.parametrize(("seconds", "batches"), [(60, 4), (60, 1000), (7, 1000)])
 def test_a_training_ends_with_its_time(ticking: Ticking, seconds: float, batches: int) -> None:
     """Between two looks at the clock a second passes: the end is not late by more than a step."""

@@ -135,24 +135,28 @@ def apply(
         for part in parts:
             target[i, start : start + part.shape[1]] = turn(part[i], symmetry)
             start += part.shape[1]
-    picture, maps = finish(settings, whole[:, :bands], whole[:, bands:], changes)
-    planes = maps[:, :-1].long()
-    return picture.contiguous(), (planes if several else planes[:, 0]), maps[:, -1].bool()
+    return finish(settings, whole[:, :bands], whole[:, bands:], changes, several)
 
 
 def finish(
-    settings: Augmentation, picture: Tensor, maps: Tensor, changes: Sequence[Change]
-) -> tuple[Tensor, Tensor]:
+    settings: Augmentation,
+    picture: Tensor,
+    maps: Tensor,
+    changes: Sequence[Change],
+    several: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Change what is turned already in light, rotation, scale and place.
 
     Args:
         settings: The bounds; without warps no pixel is interpolated.
         picture: `(N, C, H, W)` float32, normalised, on any device; is overwritten.
-        maps: `(N, K, H, W)` float32, whole numbers.
+        maps: `(N, K + 1, H, W)` float32: labels, and last which pixels count.
         changes: One for each chip.
+        several: Whether a pixel has several labels.
 
     Returns:
-        The two, of the same shapes.
+        The picture; labels `(N, H, W)`, or `(N, K, H, W)` for several, int64; what counts
+        `(N, H, W)`.
     """
     where = picture.device
     if settings.brightness or settings.contrast:
@@ -165,7 +169,8 @@ def finish(
         shape = list(picture.shape)
         grid = functional.affine_grid(matrices.to(where), shape, align_corners=False)
         picture, maps = _sample(picture, grid, "bilinear"), _sample(maps, grid, "nearest")
-    return picture, maps
+    planes = maps[:, :-1].long()
+    return picture.contiguous(), (planes if several else planes[:, 0]), maps[:, -1].bool()
 
 
 def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:

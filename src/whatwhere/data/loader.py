@@ -216,14 +216,14 @@ class Chips(Dataset[Chip]):
         epoch, index = at
         which, rng = self.plan[index][0], self._chance(epoch, index)
         if rng.random() >= self.draws.share:
-            place = Place(which, *self._place(self.sizes[which], rng), epoch, index)
+            place = Place(which, *self._window(self.sizes[which], rng), epoch, index)
             chip = self._cut(place)
             if self._inner(chip["valid"]).any():
                 return chip
             which, around = self.draws.within(which, rng)
         else:
             which, around = self.draws.anywhere(rng)
-        placed = self._place(self.sizes[which], rng, around)
+        placed = self._window(self.sizes[which], rng, around)
         return self._cut(Place(which, *placed, epoch, index))
 
     def place(self, at: tuple[int, int]) -> Place:
@@ -233,7 +233,7 @@ class Chips(Dataset[Chip]):
         if not self.training:
             return Place(which, window, (0, 0), epoch, index)
         rng = self._chance(epoch, index)
-        return Place(which, *self._place(self.sizes[which], rng), epoch, index)
+        return Place(which, *self._window(self.sizes[which], rng), epoch, index)
 
     def _chance(self, epoch: int, index: int) -> np.random.Generator:
         key = [self.seed, 2]
@@ -268,7 +268,7 @@ class Chips(Dataset[Chip]):
         """The key of the pair that a chip is cut from."""
         return self.pairs[self.plan[index][0]].key
 
-    def _place(
+    def _window(
         self,
         size: Sequence[int],
         rng: np.random.Generator,
@@ -295,7 +295,7 @@ class Chips(Dataset[Chip]):
         if which in self._cache:
             return (*self._cache[which], window)
         pair, start = self.pairs[which], (0, 0)
-        if isinstance(pair, Block) and self._size(which) > self._room:
+        if isinstance(pair, Block) and self.weight(which) > self._room:
             part = window
             if self.border:
                 part = shown(window, self.sizes[which], size, first)
@@ -327,10 +327,11 @@ class Chips(Dataset[Chip]):
         image, labels, valid = self.reader(pair)
         return image, labels.astype(np.uint8), valid
 
-    def _size(self, which: int) -> int:
-        """How much memory a block takes [bytes]: float32 bands, labels and validity."""
-        height, width = self.sizes[which]
-        return height * width * (4 * len(self.reader.bands) + 2)
+    def weight(self, which: int) -> int:
+        """How much memory a pair takes [bytes]: float32 bands, labels and validity."""
+        (height, width), classes = self.sizes[which], self.reader.classes
+        planes = classes.n_outputs if classes.task == "multilabel" else 1
+        return height * width * (4 * len(self.reader.bands) + planes + 1)
 
 
 def lattice(size: tuple[int, int], shape: tuple[int, int]) -> Iterator[Window]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from whatwhere.data.augment import Change, draw, finish
 from whatwhere.data.loader import Batch, Chips, Collate, Place
-from whatwhere.machine import processors
 from whatwhere.talk import Talk
 from whatwhere.tiling import reflect
 
@@ -25,7 +23,10 @@ _SHARE = 10
 
 
 def room_mb(device: str) -> int:
-    """How much of a device's memory a set may take [MB]: a tenth of what is free; 0 for no GPU."""
+    """How much of a device's memory a set may take [MB]: a tenth of what is free; 0 for no GPU.
+
+    What torch holds since a rehearsal is not free: so what was rehearsed has its room still.
+    """
     if device != "cuda":
         return 0
     free, _ = torch.cuda.mem_get_info()
@@ -41,49 +42,51 @@ def placed(loaders: Sequence[DataLoader[Any]], device: str, talk: Talk) -> list[
         talk: Where the progress of the reading goes, and what was done.
 
     Returns:
-        Loaders of the same batches, bit for bit.
+        Loaders of the same batches; what is warped is rounded as the GPU does.
 
     Raises:
         DataError: A file cannot be read, or is not what it was when the set was looked at.
     """
-    weights = [weight_mb(loader) for loader in loaders]
-    total = sum(weight or math.inf for weight in weights)
+    total = sum(weight_mb(loader) for loader in loaders)
     if total > room_mb(device):
-        for loader in loaders:
-            loader.pin_memory = device == "cuda"  # so they are copied while the GPU computes
-        return list(loaders)
+        return ahead(loaders, device)
     laid = [resident(loader, device, talk) for loader in loaders]
     talk.say(f"data     lies on the GPU, {math.ceil(total):,} MB")
     return laid
 
 
-def weight_mb(loader: DataLoader[Any]) -> float | None:
+def ahead(loaders: Sequence[DataLoader[Any]], device: str) -> list[DataLoader[Any]]:
+    """Let a GPU copy the next batch while it computes."""
+    for loader in loaders:
+        loader.pin_memory = device == "cuda"
+    return list(loaders)
+
+
+def weight_mb(loader: DataLoader[Any]) -> float:
     """How much memory the set of a loader takes on a device [MB].
 
-    None where its batches cannot be cut there: blocks of scenes, whose chips are drawn by what the
-    masks show, and nets whose result is smaller than what they are given.
+    Infinitely much where its batches cannot be cut there: of blocks of scenes, whose chips are
+    drawn by what the masks show, and for nets whose result is smaller than what they are given.
     """
     chips = loader.dataset
     if not isinstance(chips, Chips) or chips.draws is not None or chips.border:
-        return None
-    planes = chips.reader.classes.n_outputs if chips.reader.classes.task == "multilabel" else 1
-    pixels = sum(height * width for height, width in chips.sizes)
-    return pixels * (4 * len(chips.reader.bands) + planes + 1) / 2**20
+        return math.inf
+    return sum(map(chips.weight, range(len(chips.pairs)))) / 2**20
 
 
 def resident(loader: DataLoader[Any], device: str, talk: Talk) -> DataLoader[Any]:
-    """Return the batches of a loader that `weight_mb` tells the weight of, cut on a device."""
+    """Return the batches of a loader whose set has a finite weight, cut on a device."""
     chips: Any = loader.dataset
     collate: Any = loader.collate_fn
     return DataLoader(
-        Places(chips),
+        Cuts(chips),
         batch_sampler=loader.batch_sampler,
         collate_fn=Gather(Resident.read(chips, device, talk), collate, chips.padded),
         generator=loader.generator,
     )
 
 
-class Places(Dataset[Place]):
+class Cuts(Dataset[Place]):
     """Where the chips of an epoch are cut, without what they show."""
 
     def __init__(self, chips: Chips) -> None:
@@ -131,16 +134,15 @@ class Resident:
         starts, total = ends - sizes.prod(axis=1), int(ends[-1])
         held: dict[str, Tensor] = {}
         several = False
-        with ThreadPoolExecutor(processors()) as pool:
-            found = pool.map(chips.whole, range(len(sizes)))
-            for i, parts in enumerate(talk.track(found, "reading the set", len(sizes))):
-                several = parts[1].ndim == 3
-                for name, part in zip(("pixels", "labels", "valid"), parts, strict=True):
-                    flat = torch.from_numpy(np.ascontiguousarray(part).reshape(-1, sizes[i].prod()))
-                    if name not in held:
-                        shape = (len(flat), total)
-                        held[name] = torch.empty(shape, dtype=flat.dtype, device=device)
-                    held[name][:, starts[i] : ends[i]] = flat
+        for i in talk.track(range(len(sizes)), "reading the set", len(sizes)):
+            parts = chips.whole(i)
+            several = parts[1].ndim == 3
+            for name, part in zip(("pixels", "labels", "valid"), parts, strict=True):
+                flat = torch.from_numpy(np.ascontiguousarray(part).reshape(-1, sizes[i].prod()))
+                if name not in held:
+                    shape = (len(flat), total)
+                    held[name] = torch.empty(shape, dtype=flat.dtype, device=device)
+                held[name][:, starts[i] : ends[i]] = flat
         return cls(held["pixels"], held["labels"], held["valid"][0], starts, sizes[:, 1], several)
 
 
@@ -176,11 +178,13 @@ class Gather:
         image = self.held.pixels[:, where].transpose(0, 1).contiguous()
         planes = self.held.labels[:, where].transpose(0, 1)
         valid = self.held.valid[where] & rows[:, :, None] & columns[:, None, :]
+        several = self.held.several
         if settings:
             maps = torch.cat([planes, valid.unsqueeze(1)], dim=1).to(image.dtype)
-            image, maps = finish(settings, image, maps, [one for one in changes if one])
-            planes, valid = maps[:, :-1], maps[:, -1].bool()
-        labels = planes.long() if self.held.several else planes[:, 0].long()
+            known = [one for one in changes if one]
+            image, labels, valid = finish(settings, image, maps, known, several)
+        else:
+            labels = planes.long() if several else planes[:, 0].long()
         index = torch.tensor([place.index for place in places])
         return Batch(image=image, labels=labels, valid=valid, index=index)
 

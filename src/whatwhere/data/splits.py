@@ -164,11 +164,11 @@ def _by_folder(pairs: Sequence[Pair], wanted: str, split: str) -> tuple[list[Pai
     """Choose by the folders of the data, for a net that does not say what it has seen."""
     chosen = [pair for pair in pairs if pair.split == split]
     if chosen:
-        return chosen, f"the {_WORDS[split]} folder; whether the net has seen it is not known"
-    if wanted != split:
+        return chosen, f"the folder {split}/; whether the net has seen it is not known"
+    if wanted != split and not any(pair.split for pair in pairs):
         return list(pairs), "all pairs; whether the net has seen them is not known"
     raise DataError(
         f"a bundle or an export does not say which images its {_WORDS[split]} split had, and the "
-        "data has no folder of that name. Name the run in its place, or take `--part all`: every "
-        "pair, seen in training or not."
+        f"data has no folder {split}/. Name the run in its place, or a --part of the data: "
+        "`all` is every pair, seen in training or not."
     )

@@ -46,7 +46,7 @@ class OpenvinoBackend(ExportedBackend):
         super().__init__(exported)
 
     def _ask(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        # Its layers make 0 of what is no number; the least and the most are not, where one is not.
+        # Its layers make 0 of what is not a number; min and max are NaN where any value is.
         if not (images.max() < _MOST_VALUE and images.min() > -_MOST_VALUE):
             raise NumericsError(
                 f"the image has values that are not finite, or beyond {_MOST_VALUE:g}. Check them."

@@ -62,8 +62,12 @@ class Timed(pl.Callback):
         """How much of the time for steps has passed, from 0 to 1."""
         return min(self.spent / max(self.seconds - self.validation, 1e-3), 1.0)
 
+    def begin(self) -> None:
+        """Let the time run, before Lightning does, if it does not yet."""
+        self._begun = self._begun or time.monotonic()
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = time.monotonic()
+        self.begin()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_args: Any) -> None:
         rate = rate_at(int(self.share * _FINE), _FINE, self.recipe)

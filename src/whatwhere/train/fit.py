@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from whatwhere import files
 from whatwhere.config import Recipe, make_recipe
-from whatwhere.data.resident import placed
+from whatwhere.data.resident import ahead, placed
 from whatwhere.errors import (
     Interrupted,
     NumericsError,
@@ -269,6 +269,7 @@ def fit(
     of: Mapping[str, Any] | None = None,
     save_minutes: float = 5.0,
     clock: Clock | None = None,
+    lay: bool = True,
 ) -> History:
     """Train a net; its weights are those of the last epoch afterwards, the best went to `on_best`.
 
@@ -300,6 +301,7 @@ def fit(
         save_minutes: From one state to the next [min]; 0 keeps one after each step.
         clock: How long it may take, where the recipe's `minutes` count; a training that goes on
             has what was left. Then two calls do not give the same weights.
+        lay: Lay small sets on a GPU as a whole, which are read first; a rehearsal never does.
 
     Raises:
         UsageError: The loss cannot be built, or the device does not have the precision, or a
@@ -315,8 +317,6 @@ def fit(
     torch.set_num_threads(threads())
     torch.manual_seed(recipe.seed)
     module = Segmentation(net, recipe, task, n_classes, class_weights)
-    if not most_batches:
-        train, val = placed((train, val), device, talk)
     batches = min(len(train), most_batches or len(train))
     timed = None
     if recipe.minutes and not most_batches:
@@ -342,6 +342,12 @@ def fit(
     with _quiet_lightning(), listening:
         trainer = _trainer(recipe, device, most_batches, callbacks, source)
         try:
+            if timed is not None:
+                timed.begin()
+            if lay and not most_batches:
+                train, val = placed((train, val), device, talk)
+            else:
+                train, val = ahead((train, val), device)
             trainer.fit(module, train, val, ckpt_path="state" if state is not None else None)
         except (KeyboardInterrupt, SystemExit, Halt):
             interrupted = True  # Lightning turns Ctrl-C into an exit

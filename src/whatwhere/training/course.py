@@ -114,6 +114,7 @@ class Course:
         state: Mapping[str, Any] | None = None,
         save_minutes: float = 5.0,
         clock: Clock | None = None,
+        lay: bool = True,
     ) -> History:
         """Train; the bundle in `output` always holds the best weights so far."""
         plan, classes = self.plan, self.plan.classes
@@ -148,6 +149,7 @@ class Course:
             of=self.describe() if states is not None else None,
             save_minutes=save_minutes,
             clock=clock,
+            lay=lay,
         )
 
 

@@ -240,7 +240,7 @@ def _try(
     try:
         course = Course.of(dataclasses.replace(plan, recipe=short), *where)
         with files.scratch(output) as folder:
-            history = course.fit(folder, QUIET, clock=Clock(seconds, 1))
+            history = course.fit(folder, QUIET, clock=Clock(seconds, 1), lay=False)
             if history.interrupted:
                 raise KeyboardInterrupt
             weights = bundle.weights_bytes(folder)
