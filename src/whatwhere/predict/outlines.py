@@ -122,7 +122,7 @@ def simplify(shapes: Shapes, tolerance: float) -> Shapes:
     Points", 1973) finds the sides; each side is laid through its part of the outline by least
     squares, and each vertex put to where its two sides cross. Where so many pixels along the
     stairs would change sides that they are more than two and more than 1 in 100 of the object's,
-    half the tolerance is tried, then half of that, then none.
+    three quarters of the tolerance are tried, then a half, a quarter, and none.
 
     Args:
         shapes: `(N,)` polygons as `Joiner` gives them.
@@ -135,7 +135,7 @@ def simplify(shapes: Shapes, tolerance: float) -> Shapes:
     sizes = np.cumsum(shapely.get_num_coordinates(shapes)) // _AT_ONCE
     for part in np.split(np.arange(len(shapes)), np.flatnonzero(np.diff(sizes)) + 1):
         todo = part
-        for share in (1, 0.5, 0.25, 0):
+        for share in (1, 0.75, 0.5, 0.25, 0):
             if not len(todo):
                 break
             found[todo] = _straight(shapes[todo], tolerance * share)
