@@ -220,7 +220,7 @@ def test_minutes_from_end_to_end(
     assert_told(done, 0, "trying   tutorial", "minutes were over", "tuned    ")
     assert (run / "report" / "first.png").stat().st_size > 1000
     card = json.loads((run / "bundle" / "bundle.json").read_text())["card"]
-    assert card["tuning"]["metric"] == "iou" and card["recipe"]["minutes"] == 0.1
+    assert card["tuning"]["metric"] == "mean_iou" and card["recipe"]["minutes"] == 0.1
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "<h2>Choice</h2>" in page and "tutorial, from scratch" in page
     again = call("train", data, "-o", run, "--resume")

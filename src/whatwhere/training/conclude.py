@@ -53,12 +53,12 @@ def conclude(
     curves = pictures.draw_curves([vars(row) for row in history.epochs])
     files.write_bytes(folder / "curves.png", curves)
     if plan.recipe.minutes and most is None and found.histogram is not None:
-        predictor.card, told = runs.keep_tuning(run, card, found, "iou", own("val"))
+        predictor.card, told = runs.keep_tuning(run, card, found, "mean_iou", own("val"))
         for name, row in told["labels"].items():
             if row["value"] is not None:
                 talk.say(
-                    f"tuned    {name}: threshold {row['threshold']:g}, IoU {row['value']:.4f} on "
-                    f"{told['on']} ({row['at_half'] or 0:.4f} at 0.5)"
+                    f"tuned    {name}: threshold {row['threshold']:g}, mean IoU {row['value']:.4f} "
+                    f"on {told['on']} ({row['at_half'] or 0:.4f} at 0.5)"
                 )
     runs.keep_thresholds(run, found, predictor.card.thresholds)
     examples = examples_of(predictor, pairs, found)
