@@ -22,6 +22,7 @@ from whatwhere.training import timed
 from whatwhere.training.timed import Trial, candidates, settle
 
 NONE = frozenset[str]()
+SMALL = (32, 32)  # chips that are not halved
 
 
 class Heard(Talk):
@@ -164,21 +165,52 @@ def test_without_weights_at_hand_others_are_tried(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("whatwhere.nets.fetch_weights", missing)
     heard = Heard()
     recipe = make_recipe("timed", minutes=5.0)
-    found = candidates(recipe, NONE, None, heard)
+    found = candidates(recipe, NONE, None, heard, SMALL)
     assert [name for name, _ in found] == ["tutorial, from scratch", "resnet34, from scratch"]
     assert not found[1][1].pretrained
     assert [one.decoder_channels for _, one in found] == ["", timed.DECODER]
     said = make_recipe("timed", decoder_channels="64,48,32,24,16", model="resnet34")
-    (found_too,) = candidates(said, frozenset({"decoder_channels"}), None, QUIET)[1:]
+    (found_too,) = candidates(said, frozenset({"decoder_channels"}), None, QUIET, SMALL)[1:]
     assert found_too[1].decoder_channels == said.decoder_channels
     assert sum("has no pretrained weights here" in line for line in heard.lines) == 2
     monkeypatch.setattr("whatwhere.nets.fetch_weights", lambda _name: Path("w"))
-    found = candidates(recipe, NONE, None, heard)
+    found = candidates(recipe, NONE, None, heard, SMALL)
     assert [name for name, _ in found] == [
         *("tf_efficientnet_lite0, pretrained", "tutorial, from scratch", "resnet34, pretrained")
     ]
     asked = make_recipe("timed", model="tutorial", minutes=5.0)
-    assert candidates(asked, frozenset({"model"}), None, heard) == [("tutorial", asked)]
+    assert candidates(asked, frozenset({"model"}), None, heard, SMALL) == [("tutorial", asked)]
+
+
+def test_nets_from_scratch_see_large_chips_halved_at_first(
+    monkeypatch: pytest.MonkeyPatch, plan: DataPlan, tmp_path: Path
+) -> None:
+    """Not those that were trained before, nor small chips, nor where something else is asked."""
+    monkeypatch.setattr("whatwhere.nets.fetch_weights", lambda _name: Path("w"))
+
+    def halved(said: Sequence[str] = (), shape: Any = (128, 128), **settings: Any) -> list[float]:
+        given = make_recipe("timed", **settings)
+        found = candidates(given, frozenset(said), None, QUIET, shape)
+        return [recipe.half_size for _, recipe in found]
+
+    assert halved() == [0.0, 0.6, 0.0]
+    assert halved(["half_size"], half_size=0.25) == [0.25, 0.25, 0.25]
+    assert halved(["model"], model="tutorial", shape=(101, 101)) == [0.6]
+    assert halved(["model"], model="tutorial", shape=(101, 60)) == [0.0]
+    assert halved(["model"], model="resnet18", pretrained=False) == [0.6]
+    assert halved(["model"], model="resnet18", pretrained=False, shape=(127, 128)) == [0.0]
+    assert halved(["model"], model="unet2015", batchnorm=True) == [0.0]
+    assert halved(["model"], model="tutorial", pretrained_path="run") == [0.0]
+
+    chips = []
+    for share in (0.0, 0.6):  # epochs of 3 steps, and of twice as many
+        recipes = [make_recipe(plan.recipe, batch_size=1, half_size=share)]
+        pace = {"recipes": recipes, "step_seconds": 15.0}
+        found, choice, _ = settled(monkeypatch, plan, tmp_path, [0.5], **pace)
+        chips.append(found.plan.recipe.epoch_chips)
+        assert ("at first" in choice["plan"]) is bool(share)
+    assert chips == [3, 6]
+    assert choice["plan"]["at first"] == "chips of half the side, in 60% of the time"
 
 
 def test_large_chips_come_in_smaller_batches(plan: DataPlan) -> None:

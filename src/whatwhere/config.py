@@ -125,6 +125,13 @@ class Recipe:
     val_chips: int = _setting(
         0, "validation chips that an epoch is judged by, evenly spread; 0: all", low=0
     )
+    half_size: float = _setting(
+        0.0,
+        "share of the training, at its start, in which chips have half the side: four times the "
+        "steps in the same time, for nets that begin from scratch",
+        low=0.0,
+        high=1.0,
+    )
     batch_size: int = _setting(32, "chips a step", low=1)
     accumulate: int = _setting(1, "batches whose gradients make one step", low=1)
     loss: str = _setting(
@@ -241,6 +248,10 @@ class Recipe:
         for name, (what, is_idle) in idle.items():
             if is_idle and getattr(self, name) != defaults[name]:
                 told.append(f"{name} is not for {what}")
+        if self.half_size and self.model == "unet2015":
+            told.append("half_size is not for unet2015, whose results are smaller than its chips")
+        if self.half_size and plateau:
+            told.append("half_size wants a schedule that ends: cosine or one_cycle")
         if self.minutes and plateau:
             told.append("minutes wants a schedule that ends: cosine or one_cycle")
         return told

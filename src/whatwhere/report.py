@@ -51,6 +51,8 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
             f"distribution (alpha {recipe['mixup']:g}), and the losses of both masks were mixed "
             "alike."
         )
+    if recipe.get("half_size"):
+        changes += f" In the first {recipe['half_size']:.0%} of it their sides were halved."
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     what = _monitored(recipe)
     by = "" if what == "loss" else f" by the {what}"

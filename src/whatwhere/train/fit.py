@@ -35,6 +35,7 @@ from whatwhere.metrics import scores
 from whatwhere.talk import Talk
 from whatwhere.train.callbacks import Averaging, Overflows, Rates, Resting, Waiting
 from whatwhere.train.clock import Clock, Timed
+from whatwhere.train.growing import Growing
 from whatwhere.train.keeper import Keeper, StateIO
 from whatwhere.train.module import Segmentation
 from whatwhere.train.optim import set_rate
@@ -270,6 +271,7 @@ def fit(
     save_minutes: float = 5.0,
     clock: Clock | None = None,
     lay: bool = True,
+    stride: int = 1,
 ) -> History:
     """Train a net; its weights are those of the last epoch afterwards, the best went to `on_best`.
 
@@ -302,6 +304,7 @@ def fit(
         clock: How long it may take, where the recipe's `minutes` count; a training that goes on
             has what was left. Then two calls do not give the same weights.
         lay: Lay small sets on a GPU as a whole, which are read first; a rehearsal never does.
+        stride: Of which the sides of chips should be multiples, where the recipe halves them [px].
 
     Raises:
         UsageError: The loss cannot be built, or the device does not have the precision, or a
@@ -330,6 +333,8 @@ def fit(
     rest = 0 if most_batches else recipe.freeze_epochs
     resting = Resting(net, rest, talk, recipe.train_first)
     callbacks: list[pl.Callback] = [resting, timed or Rates(recipe, steps), averaging, watch]
+    if recipe.half_size and not most_batches:  # a rehearsal sees what takes the most memory
+        callbacks.append(Growing(recipe.half_size, stride, _passed(timed, steps)))
     if recipe.precision == "16":
         callbacks.append(Overflows())
     interrupted, stop, source = False, Stop(), StateIO(state)
@@ -378,6 +383,13 @@ def fit(
         interrupted=interrupted,
         signal=stop.signal,
     )
+
+
+def _passed(timed: Timed | None, steps: int) -> Callable[[pl.Trainer], float]:
+    """Return what tells which share of a training is over: by the clock, or by its steps."""
+    if timed is not None:
+        return lambda _trainer: timed.share
+    return lambda trainer: trainer.global_step / steps
 
 
 def finished(state: Mapping[str, Any], recipe: Recipe) -> History | None:

@@ -16,6 +16,7 @@ from whatwhere.data.loader import Batch
 from whatwhere.errors import NumericsError
 from whatwhere.losses import build_loss, match
 from whatwhere.nn.dynamic import join_presence
+from whatwhere.train.growing import shrunk
 from whatwhere.train.mixing import mix
 from whatwhere.train.optim import make_optimizer
 from whatwhere.types import Task
@@ -61,6 +62,7 @@ class Segmentation(pl.LightningModule):
         answers = whole.parts if recipe.anything else whole.__call__
         self._run = torch.compile(answers) if recipe.compile else answers
         self.validation: dict[str, Any] = {}
+        self.halved = 0  # the stride [px] of steps whose chips have half the side
         self._sums = [0.0, 0.0]
         self._counts: Tensor | None = None
         self._shown: Tensor | None = None
@@ -111,6 +113,8 @@ class Segmentation(pl.LightningModule):
         return mixed.share * loss + (1 - mixed.share) * other, count, logits
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
+        if self.halved:
+            batch = shrunk(batch, self.halved)
         measure = self._measure_mixed if self.recipe.mixup else self.measure
         loss, count, logits = measure(batch)
         value = float(loss.detach())

@@ -24,6 +24,7 @@ from whatwhere.notation import parse_class_weights
 from whatwhere.talk import Talk
 from whatwhere.train.clock import Clock
 from whatwhere.train.fit import Epoch, History, Weights, fit
+from whatwhere.train.growing import half_side
 from whatwhere.train.state import States
 from whatwhere.types import Geometry
 
@@ -95,6 +96,8 @@ class Course:
                 f"training an epoch has {chips:,} chips; --epoch-chips 2000 makes epochs of 2,000, "
                 "which take turns"
             )
+        if recipe.half_size:
+            talk.say(f"training {self._halved()}")
         steps, usual = len(loader), recipe.bn_momentum
         momentum = self.arguments.get("bn_momentum", usual)
         if momentum != usual:
@@ -102,6 +105,17 @@ class Course:
                 f"training an epoch has {steps} steps: batch norm keeps {momentum:g} of its "
                 f"statistics at a step, not {usual:g} (--no-bn-adapt to insist)"
             )
+
+    def _halved(self) -> str:
+        """Say which chips the first steps see."""
+        sides = [self.shape.window(side) for side in self.plan.shape]
+        halves = [half_side(side, self.shape.stride) for side in sides]
+        if halves == sides:
+            return f"chips of {sides[0]}×{sides[1]} px are too small to be halved"
+        return (
+            f"chips have half the side, {halves[0]}×{halves[1]} px, in the first "
+            f"{self.plan.recipe.half_size:.0%}"
+        )
 
     def fit(
         self,
@@ -150,6 +164,7 @@ class Course:
             save_minutes=save_minutes,
             clock=clock,
             lay=lay,
+            stride=self.shape.stride,
         )
 
 

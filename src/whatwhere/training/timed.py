@@ -24,6 +24,7 @@ from whatwhere.nn.build import count_parameters
 from whatwhere.predict.engine import load
 from whatwhere.talk import QUIET, Talk
 from whatwhere.train.clock import Clock
+from whatwhere.train.growing import half_side
 from whatwhere.training.conclude import examples_of
 from whatwhere.training.course import Course
 
@@ -46,6 +47,7 @@ _STRIDE = 32  # of the candidates' backbones [px]
 _STEP_PIXELS = 2**18  # of a batch on the processor, of 8 to 32 chips
 _EPOCH = 45.0  # about how long an epoch is to be [s]; there are 4 to 20
 _VALIDATION = 0.07  # share of an epoch that its validation may take
+_HALVED = 0.6  # share of the time in which a net from scratch sees chips of half the side
 _REPORT = 6.0  # for pictures and the report [s]
 
 
@@ -123,7 +125,7 @@ def settle(
     budget = 60 * plan.recipe.minutes
     plan = _fitted(plan, said, talk)
     plan = dataclasses.replace(plan, recipe=_paced(plan, said, device))
-    wanted = candidates(plan.recipe, said, encoder, talk)
+    wanted = candidates(plan.recipe, said, encoder, talk, plan.shape)
     each = max(min(_RACE * budget, _MOST_RACE), _LEAST_RACE)
     if time.monotonic() - begun + len(wanted) * each > budget / 2:
         wanted = wanted[:1]
@@ -166,12 +168,21 @@ def is_choice_alone(output: Path) -> bool:
 
 
 def candidates(
-    recipe: Recipe, said: frozenset[str], encoder: Any, talk: Talk
+    recipe: Recipe, said: frozenset[str], encoder: Any, talk: Talk, shape: tuple[int, int]
 ) -> list[tuple[str, Recipe]]:
-    """Return the nets that are tried, in words and as recipes."""
+    """Return the nets that are tried, in words and as recipes.
+
+    Args:
+        recipe: Of the training.
+        said: The settings that were asked for, and stay.
+        encoder: A backbone of the user's own, or None.
+        talk: Where it is told what cannot be had.
+        shape: (height, width) of a chip [px]; nets from scratch see large ones halved at first.
+    """
     if encoder is not None or "model" in said:
         nets.check_model(recipe, encoder)
-        return [(recipe.model, recipe)]
+        stays = encoder is not None or "half_size" in said
+        return [(recipe.model, recipe if stays else _growing(recipe, shape))]
     found = []
     decoder = recipe.decoder_channels if "decoder_channels" in said else DECODER
     for model in CANDIDATES:
@@ -189,7 +200,23 @@ def candidates(
             found.append((f"{model}, pretrained", wanted))
         elif model == CANDIDATES[-1]:
             found.append((f"{model}, from scratch", wanted))
-    return found
+    if "half_size" in said:
+        return found
+    return [(name, _growing(one, shape)) for name, one in found]
+
+
+def _growing(recipe: Recipe, shape: tuple[int, int]) -> Recipe:
+    """Let a net from scratch see its chips at half the side at first, where they are large."""
+    stride = _STRIDE // 2 if recipe.model in MODELS else _STRIDE
+    large = all(half_side(side, stride) < side for side in shape)
+    if not large or _is_learned(recipe) or recipe.model == "unet2015":
+        return recipe
+    return make_recipe(recipe, half_size=_HALVED)
+
+
+def _is_learned(recipe: Recipe) -> bool:
+    """Whether a net was trained before."""
+    return recipe.pretrained_path != "" or (recipe.model not in MODELS and recipe.pretrained)
 
 
 def _fitted(plan: DataPlan, said: frozenset[str], talk: Talk) -> DataPlan:
@@ -236,7 +263,9 @@ def _try(
     began = time.monotonic()
     plan, *where = of
     recipe = plan.recipe
-    short = make_recipe(recipe, ema=0.0, val_chips=_JUDGED, epoch_chips=0, compile=False)
+    short = make_recipe(
+        recipe, ema=0.0, val_chips=_JUDGED, epoch_chips=0, half_size=0.0, compile=False
+    )
     try:
         course = Course.of(dataclasses.replace(plan, recipe=short), *where)
         with files.scratch(output) as folder:
@@ -297,6 +326,8 @@ def _settled(plan: DataPlan, best: Trial, left: float) -> Settled:
     judged = max(int(_VALIDATION * epoch / max(best.chip_seconds, 1e-6)), min(16, val))
     validation = min(judged, val) * best.chip_seconds
     steps = max(round((epoch - validation) / best.step_seconds), 1)
+    if recipe.half_size:  # a quarter of the time for each at first, and all of it later
+        steps *= 2
     chips = steps * recipe.batch_size
     recipe = make_recipe(
         recipe,
@@ -318,9 +349,7 @@ def _told(trial: Trial) -> str:
 
 def _standing(trial: Trial, seconds: float) -> float:
     """What a candidate counts for: filters that were learned before pay off later than a trial."""
-    recipe = trial.recipe
-    learned = recipe.model not in MODELS and (recipe.pretrained or recipe.pretrained_path != "")
-    pays = learned and seconds >= _LATER * trial.step_seconds
+    pays = _is_learned(trial.recipe) and seconds >= _LATER * trial.step_seconds
     return trial.score + (_AHEAD if pays else 0.0)
 
 
@@ -339,6 +368,7 @@ def _choice(
     """What the report says of it."""
     recipe, clock = settled.plan.recipe, settled.clock
     decoder = recipe.decoder_channels.replace(",", ", ")
+    halved = f"chips of half the side, in {recipe.half_size:.0%} of the time"
     facts = plan.survey.facts
     numbers = [facts[pair.key] for split in plan.splits.values() for pair in split]
     sizes = sorted({one.size for one in numbers})
@@ -382,6 +412,7 @@ def _choice(
             "validation": f"{recipe.val_chips or 'all'} chips after each epoch of "
             f"{recipe.epoch_chips or 'all'}",
             **({"decoder": f"{decoder} channels"} if decoder else {}),
+            **({"at first": halved} if recipe.half_size else {}),
             "changes": _changes(settled.plan),
             "rate": f"{recipe.schedule} to {recipe.lr:.2g}, by the clock",
         },
