@@ -18,11 +18,11 @@ from whatwhere.data.inputs import Inputs
 from whatwhere.data.plan import DataPlan, plan_data
 from whatwhere.errors import UsageError
 from whatwhere.talk import QUIET, Talk
+from whatwhere.train.module import Segmentation
 from whatwhere.training import timed
 from whatwhere.training.timed import Trial, candidates, settle
 
 NONE = frozenset[str]()
-SMALL = (32, 32)  # chips that are not halved
 
 
 class Heard(Talk):
@@ -83,6 +83,7 @@ def settled(
     folder: Path,
     scores: list[float],
     recipes: Sequence[Recipe] = (),
+    said: frozenset[str] = NONE,
     **more: Any,
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """What is decided if candidates do like this."""
@@ -99,7 +100,7 @@ def settled(
 
     monkeypatch.setattr(timed, "_try", tried)
     heard = Heard()
-    found = settle(plan, NONE, "cpu", 0, None, folder, timed.time.monotonic(), heard)
+    found = settle(plan, said, "cpu", 0, None, folder, timed.time.monotonic(), heard)
     return found, json.loads((folder / "report" / "choice.json").read_text()), heard.lines
 
 
@@ -165,52 +166,80 @@ def test_without_weights_at_hand_others_are_tried(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("whatwhere.nets.fetch_weights", missing)
     heard = Heard()
     recipe = make_recipe("timed", minutes=5.0)
-    found = candidates(recipe, NONE, None, heard, SMALL)
+    found = candidates(recipe, NONE, None, heard)
     assert [name for name, _ in found] == ["tutorial, from scratch", "resnet34, from scratch"]
     assert not found[1][1].pretrained
     assert [one.decoder_channels for _, one in found] == ["", timed.DECODER]
     said = make_recipe("timed", decoder_channels="64,48,32,24,16", model="resnet34")
-    (found_too,) = candidates(said, frozenset({"decoder_channels"}), None, QUIET, SMALL)[1:]
+    (found_too,) = candidates(said, frozenset({"decoder_channels"}), None, QUIET)[1:]
     assert found_too[1].decoder_channels == said.decoder_channels
     assert sum("has no pretrained weights here" in line for line in heard.lines) == 2
     monkeypatch.setattr("whatwhere.nets.fetch_weights", lambda _name: Path("w"))
-    found = candidates(recipe, NONE, None, heard, SMALL)
+    found = candidates(recipe, NONE, None, heard)
     assert [name for name, _ in found] == [
         *("tf_efficientnet_lite0, pretrained", "tutorial, from scratch", "resnet34, pretrained")
     ]
     asked = make_recipe("timed", model="tutorial", minutes=5.0)
-    assert candidates(asked, frozenset({"model"}), None, heard, SMALL) == [("tutorial", asked)]
+    assert candidates(asked, frozenset({"model"}), None, heard) == [("tutorial", asked)]
 
 
 def test_nets_from_scratch_see_large_chips_halved_at_first(
     monkeypatch: pytest.MonkeyPatch, plan: DataPlan, tmp_path: Path
 ) -> None:
-    """Not those that were trained before, nor small chips, nor where something else is asked."""
-    monkeypatch.setattr("whatwhere.nets.fetch_weights", lambda _name: Path("w"))
+    """Not those that were trained before, nor where something else is asked or chips are small."""
 
-    def halved(said: Sequence[str] = (), shape: Any = (128, 128), **settings: Any) -> list[float]:
-        given = make_recipe("timed", **settings)
-        found = candidates(given, frozenset(said), None, QUIET, shape)
-        return [recipe.half_size for _, recipe in found]
-
-    assert halved() == [0.0, 0.6, 0.0]
-    assert halved(["half_size"], half_size=0.25) == [0.25, 0.25, 0.25]
-    assert halved(["model"], model="tutorial", shape=(101, 101)) == [0.6]
-    assert halved(["model"], model="tutorial", shape=(101, 60)) == [0.0]
-    assert halved(["model"], model="resnet18", pretrained=False) == [0.6]
-    assert halved(["model"], model="resnet18", pretrained=False, shape=(127, 128)) == [0.0]
-    assert halved(["model"], model="unet2015", batchnorm=True) == [0.0]
-    assert halved(["model"], model="tutorial", pretrained_path="run") == [0.0]
-
-    chips = []
-    for share in (0.0, 0.6):  # epochs of 3 steps, and of twice as many
-        recipes = [make_recipe(plan.recipe, batch_size=1, half_size=share)]
-        pace = {"recipes": recipes, "step_seconds": 15.0}
+    def halved(said: Sequence[str] = (), large: bool = True, **settings: Any) -> tuple[float, int]:
+        recipes = [make_recipe(plan.recipe, batch_size=1, **settings)]
+        pace: dict[str, Any] = {"recipes": recipes, "step_seconds": 15.0, "large": large}
+        pace["said"] = frozenset(said)
         found, choice, _ = settled(monkeypatch, plan, tmp_path, [0.5], **pace)
-        chips.append(found.plan.recipe.epoch_chips)
-        assert ("at first" in choice["plan"]) is bool(share)
-    assert chips == [3, 6]
-    assert choice["plan"]["at first"] == "chips of half the side, in 60% of the time"
+        recipe = found.plan.recipe
+        told = f"chips of half the side, in {recipe.half_size:.0%} of the time"
+        assert choice["plan"].get("at first") == (told if recipe.half_size else None)
+        return recipe.half_size, recipe.epoch_chips
+
+    assert halved() == (0.6, 7)  # an epoch of 3 steps would be so long at the full side
+    assert halved(["half_size"]) == (0.0, 3)
+    assert halved(["half_size"], half_size=0.25) == (0.25, 4)
+    assert halved(large=False) == (0.0, 3)
+    assert halved(model="resnet18", pretrained=False) == (0.6, 7)
+    assert halved(model="resnet18") == (0.0, 3)
+    assert halved(pretrained_path="run") == (0.0, 3)
+    assert halved(model="unet2015", n_filters=64, dropout=0.5) == (0.0, 3)
+
+
+@pytest.mark.parametrize(("side", "wanted"), [(64, True), (48, False)])
+def test_a_trial_tells_whether_chips_can_be_halved(
+    tmp_path: Path, side: int, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And sees them at their whole side itself, whose pace the rest is planned by."""
+    seen: list[int] = []
+    answers = Segmentation._answers
+
+    def watched(self: Any, image: Any) -> Any:
+        seen.append(image.shape[-1])
+        return answers(self, image)
+
+    monkeypatch.setattr(Segmentation, "_answers", watched)
+    folder = salt_folder(tmp_path / "d", count=12, size=(side, side))
+    recipe = make_recipe("timed", model="tutorial", n_filters=2, batch_size=4, half_size=0.6)
+    found = plan_data(Inputs(folder), recipe, QUIET)
+    tried = timed._try("own", (found, "cpu", 0, None), tmp_path / "run", 0.5, QUIET, first=False)
+    assert tried.large is wanted and set(seen) <= {side}
+    assert ("cannot be halved" in tried.error) is not wanted
+
+
+def test_a_recipe_of_ones_own_says_itself_whether_chips_are_halved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    heard: list[frozenset[str]] = []
+    monkeypatch.setattr(
+        "whatwhere.training.run.train_run", lambda *_, said, **__: heard.append(said)
+    )
+    own = make_recipe("timed", half_size=0.25)
+    for recipe in (None, "timed", own):
+        jobs.train(tmp_path, tmp_path / "run", minutes=1.0, recipe=recipe)
+    assert ["half_size" in said for said in heard] == [False, False, True]
 
 
 def test_large_chips_come_in_smaller_batches(plan: DataPlan) -> None:

@@ -127,8 +127,8 @@ class Recipe:
     )
     half_size: float = _setting(
         0.0,
-        "share of the training, at its start, in which chips have half the side: four times the "
-        "steps in the same time, for nets that begin from scratch",
+        "share of the training, at its start, in which chips have half the side, and a step takes "
+        "about a quarter of the time: for nets from scratch",
         low=0.0,
         high=1.0,
     )
@@ -250,8 +250,11 @@ class Recipe:
                 told.append(f"{name} is not for {what}")
         if self.half_size and self.model == "unet2015":
             told.append("half_size is not for unet2015, whose results are smaller than its chips")
-        if self.half_size and plateau:
-            told.append("half_size wants a schedule that ends: cosine or one_cycle")
+        if self.half_size and (plateau or self.stop_patience):
+            told.append(
+                "half_size wants a training that ends when it should: the schedule cosine or "
+                "one_cycle, and stop_patience 0"
+            )
         if self.minutes and plateau:
             told.append("minutes wants a schedule that ends: cosine or one_cycle")
         return told

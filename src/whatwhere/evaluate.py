@@ -179,15 +179,18 @@ class Tuning:
 def tune(histogram: ThresholdHistogram, metric: Metric) -> Tuning:
     """Choose each label's threshold from exact counts at 0, 0.001 … 1.
 
+    A label that is on no pixel tells nothing, and has 0.5.
+
     Raises:
-        DataError: `metric` says nothing about this set, whatever the threshold.
+        DataError: No pixel of this set counts.
     """
     curves = [threshold_curve(histogram, i, metric) for i in range(histogram.there.shape[1])]
-    best = tuple(best_threshold(curve) for curve in curves)
+    there = histogram.there.sum(axis=(0, 2)) > 0
+    best = tuple(best_threshold(c) if t else 0.5 for c, t in zip(curves, there, strict=True))
     steps = len(curves[0]) - 1
     values = [_number(c[round(t * steps)]) for c, t in zip(curves, best, strict=True)]
     halves = [_number(curve[steps // 2]) for curve in curves]
-    if all(value is None for value in values):
+    if not (histogram.there.any() or histogram.absent.any()):
         raise DataError("no pixel of these pairs counts: there is nothing to tune on.")
     return Tuning(metric, best, tuple(values), tuple(halves))
 

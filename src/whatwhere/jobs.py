@@ -169,12 +169,13 @@ def train(
     from whatwhere.training.run import train_run
 
     said = {name for name, value in settings.items() if value is not None}
+    silent = not (recipe or said)
     base = recipe or ("timed" if settings.get("minutes") else "tutorial")
     if base != "timed" or Path(settings.get("pretrained_path") or "-").is_dir():
-        said.add("model")  # the recipe's, or that of the run it starts from
+        said |= {"model", "half_size"}  # the recipe's, or that of the run it starts from
     chosen = _recipe(base, encoder, settings)
     if resume:
-        chosen = runs.kept_recipe(Path(output), chosen if recipe or said - {"model"} else None)
+        chosen = runs.kept_recipe(Path(output), None if silent else chosen)
     inputs = Inputs.of(
         data,
         labels=labels,

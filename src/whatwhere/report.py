@@ -52,7 +52,8 @@ def methods(card: Card, scored: Mapping[str, Any] | None) -> str:
             "alike."
         )
     if recipe.get("half_size"):
-        changes += f" In the first {recipe['half_size']:.0%} of it their sides were halved."
+        what = "time" if recipe.get("minutes") else "steps"
+        changes += f" Their sides were halved in the first {recipe['half_size']:.0%} of the {what}."
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     what = _monitored(recipe)
     by = "" if what == "loss" else f" by the {what}"

@@ -162,7 +162,7 @@ def test_a_training_from_a_set_on_its_device_is_the_same(
     plain = trained()
     monkeypatch.setattr(module, "room_mb", lambda _device: 1)
     trained(most_batches=1)  # a rehearsal
-    trained(lay=False)
+    trained(trial=True)
     assert "data     lies" not in capsys.readouterr().err
     laid = trained()
     assert "data     lies on the GPU, 1 MB" in capsys.readouterr().err

@@ -79,6 +79,14 @@ def test_the_rate_falls_to_nothing_by_the_clock(ticking: Ticking) -> None:
     assert rates[-1] < 0.01 * max(rates)
 
 
+def test_chips_are_halved_by_the_clock(ticking: Ticking) -> None:
+    """And not by the steps, of which nobody knows how many there will be: 10 were guessed."""
+    history, net = timed(400, 5, half_size=0.5)
+    sides = [image.shape[-1] for image in net.seen]
+    assert sides == sorted(sides) and history.steps > 40
+    assert sides.count(4) == pytest.approx(history.steps / 2, rel=0.1)
+
+
 def test_one_that_goes_on_has_what_was_left(ticking: Ticking) -> None:
     recipe = make_recipe("timed", model="tutorial")
     first = Timed(recipe, Clock(100.0, 10, 5.0))

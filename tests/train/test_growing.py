@@ -13,11 +13,16 @@ from told import assert_told, call
 from whatwhere import jobs
 from whatwhere.bundle import load
 from whatwhere.config import make_recipe
+from whatwhere.data.inputs import Inputs
 from whatwhere.data.loader import Batch
+from whatwhere.data.plan import plan_data
 from whatwhere.errors import UsageError
+from whatwhere.nn.build import build_model
 from whatwhere.talk import QUIET
 from whatwhere.train import module
-from whatwhere.train.growing import half_side, shrunk
+from whatwhere.train.fit import fit
+from whatwhere.train.growing import half_size, shrunk
+from whatwhere.train.state import States, read_state
 
 
 def batch(side: int, several: bool = False) -> Batch:
@@ -31,11 +36,16 @@ def batch(side: int, several: bool = False) -> Batch:
 
 
 @pytest.mark.parametrize(
-    ("side", "stride", "half"),
-    [(128, 32, 64), (112, 16, 48), (64, 16, 32), (63, 16, 63), (127, 32, 127), (7, 1, 3)],
+    ("height", "width", "stride", "half"),
+    [
+        *[(128, 128, 32, (64, 64)), (112, 112, 16, (48, 48)), (64, 96, 16, (32, 48))],
+        *[(63, 63, 16, None), (127, 127, 32, None), (128, 48, 16, None), (7, 9, 1, (3, 4))],
+    ],
 )
-def test_half_a_side_is_whole_strides(side: int, stride: int, half: int) -> None:
-    assert half_side(side, stride) == half
+def test_half_a_side_is_whole_strides(
+    height: int, width: int, stride: int, half: tuple[int, int] | None
+) -> None:
+    assert half_size(height, width, stride) == half
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -62,6 +72,15 @@ def test_images_are_averaged() -> None:
 def test_small_chips_stay() -> None:
     given = batch(48)
     assert shrunk(given, 16) is given
+
+
+def test_an_edge_between_two_pixels_falls_to_the_lower_right_one() -> None:
+    given = batch(64)
+    for first, half in ((33, 16), (32, 16), (31, 15)):
+        light = (torch.arange(64) >= first).long()
+        given["labels"] = light.expand(2, 64, 64)
+        found = shrunk(given, 16)["labels"][0, 0]
+        assert torch.equal(found, (torch.arange(32) >= half).long())
 
 
 def test_the_first_steps_are_small_and_a_training_repeats(
@@ -91,21 +110,74 @@ def test_the_first_steps_are_small_and_a_training_repeats(
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
+class Died(Exception):
+    """Stands for a fault."""
+
+
+@pytest.mark.parametrize("after", [2, 5])
+def test_one_that_goes_on_takes_the_size_of_its_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, after: int
+) -> None:
+    """Of 8 steps 4 are small, whenever it died."""
+    data = salt_folder(tmp_path / "d", count=12, size=(64, 64))
+    recipe = make_recipe(schedule="cosine", epochs=4, half_size=0.5, stop_patience=0, batch_size=4)
+    plan = plan_data(Inputs(data), make_recipe(recipe, split="70/30/0"), QUIET)
+    sides: list[int] = []
+    step = module.Segmentation.training_step
+
+    def watched(self: Any, chips: Batch, number: int) -> Any:
+        if len(sides) == after and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            raise Died
+        sides.append(48 if self.halved else 64)
+        return step(self, chips, number)
+
+    monkeypatch.setattr(module.Segmentation, "training_step", watched)
+
+    def trained(**more: Any) -> Any:
+        torch.manual_seed(0)
+        net = build_model("tutorial", 1, 1, n_filters=2)
+        fit(
+            net, plan.loader("train"), plan.loader("val"), plan.recipe, "binary", 2,
+            on_best=lambda *_: None, talk=QUIET, states=States(tmp_path / "states"),
+            save_minutes=0, stride=16, **more,
+        )  # fmt: skip
+        return net.state_dict()
+
+    with pytest.raises(Died):
+        trained()
+    newest = max(States(tmp_path / "states").paths(), key=lambda path: path.name)
+    ended = trained(state=read_state(newest))
+    assert sides == [48] * 4 + [64] * 4
+    sides.clear()
+    calm = trained()
+    assert sides == [48] * 4 + [64] * 4
+    assert all(torch.equal(ended[name], calm[name]) for name in calm)
+
+
 def test_what_is_halved_is_said(tmp_path: Path) -> None:
     data = salt_folder(tmp_path / "d", count=8, size=(64, 64))
-    words = ("--n-filters", 2, "--epochs", 1, "--schedule", "cosine", "--half-size", 0.5)
-    done = call("train", data, "-o", tmp_path / "run", *words)
+    words = ("--n-filters", 2, "--epochs", 1, "--schedule", "cosine", "--stop-patience", 0)
+    done = call("train", data, "-o", tmp_path / "run", *words, "--half-size", 0.5)
     assert_told(done, 0, "chips have half the side, 32×32 px, in the first 50%")
-    assert "their sides were halved" in (tmp_path / "run" / "report.html").read_text()
-    done = call("train", data, "-o", tmp_path / "other", *words, "--chip-size", 32)
-    assert_told(done, 0, "chips of 32×32 px are too small to be halved")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Their sides were halved in the first 50% of the steps" in page
+    other = tmp_path / "other"
+    done = call("train", data, "-o", other, *words, "--half-size", 0.5, "--chip-size", 32)
+    assert_told(done, 2, "chips of 32×32 px cannot be halved", "multiples of 16 px")
+    assert not other.exists()
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"schedule": "plateau"}, "half_size wants a schedule that ends"),
-        ({"model": "unet2015", "schedule": "cosine"}, "half_size is not for unet2015"),
+        ({}, "half_size wants a training that ends when it should"),
+        ({"schedule": "cosine"}, "half_size wants .* stop_patience 0"),
+        ({"schedule": "plateau", "stop_patience": 0}, "half_size wants .* the schedule cosine"),
+        (
+            {"model": "unet2015", "schedule": "cosine", "stop_patience": 0},
+            "half_size is not for unet2015",
+        ),
     ],
 )
 def test_where_it_cannot_be(settings: dict[str, Any], told: str) -> None:

@@ -185,6 +185,18 @@ def test_every_step_has_a_rate_and_no_rate_passes_lr(
     assert rate_at(steps + 5, steps, recipe) == rates[-1]
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+def test_each_size_of_chips_has_a_course_of_its_own(schedule: str) -> None:
+    recipe = make_recipe(schedule=schedule, stop_patience=0)
+    grown = make_recipe(recipe, half_size=0.6)
+    found = [rate_at(step, 50, grown) for step in range(50)]
+    assert found == [rate_at(step, 30, recipe) for step in range(30)] + [
+        rate_at(step, 20, recipe) for step in range(20)
+    ]
+    whole = make_recipe(recipe, half_size=1.0)
+    assert rate_at(49, 50, whole) == rate_at(49, 50, recipe)
+
+
 def test_the_plateau_begins_at_lr() -> None:
     assert rate_at(7, 10, make_recipe(lr=0.3)) == 0.3
 

@@ -270,7 +270,7 @@ def fit(
     of: Mapping[str, Any] | None = None,
     save_minutes: float = 5.0,
     clock: Clock | None = None,
-    lay: bool = True,
+    trial: bool = False,
     stride: int = 1,
 ) -> History:
     """Train a net; its weights are those of the last epoch afterwards, the best went to `on_best`.
@@ -303,7 +303,8 @@ def fit(
         save_minutes: From one state to the next [min]; 0 keeps one after each step.
         clock: How long it may take, where the recipe's `minutes` count; a training that goes on
             has what was left. Then two calls do not give the same weights.
-        lay: Lay small sets on a GPU as a whole, which are read first; a rehearsal never does.
+        trial: One of a few seconds: no set is laid on a GPU as a whole, and no chip is halved. A
+            rehearsal does neither.
         stride: Of which the sides of chips should be multiples, where the recipe halves them [px].
 
     Raises:
@@ -333,7 +334,8 @@ def fit(
     rest = 0 if most_batches else recipe.freeze_epochs
     resting = Resting(net, rest, talk, recipe.train_first)
     callbacks: list[pl.Callback] = [resting, timed or Rates(recipe, steps), averaging, watch]
-    if recipe.half_size and not most_batches:  # a rehearsal sees what takes the most memory
+    short = trial or bool(most_batches)  # and sees what takes the most time and memory
+    if recipe.half_size and not short:
         callbacks.append(Growing(recipe.half_size, stride, _passed(timed, steps)))
     if recipe.precision == "16":
         callbacks.append(Overflows())
@@ -349,7 +351,7 @@ def fit(
         try:
             if timed is not None:
                 timed.begin()
-            if lay and not most_batches:
+            if not short:
                 train, val = placed((train, val), device, talk)
             else:
                 train, val = ahead((train, val), device)

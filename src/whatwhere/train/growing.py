@@ -38,24 +38,25 @@ class Growing(pl.Callback):
         module.halved = self.stride if self.passed(trainer) < self.share else 0
 
 
-def half_side(side: int, stride: int) -> int:
-    """Return half a chip's side, or somewhat less: whole strides; all of it if they are too few."""
-    half = side // 2 // stride * stride
-    return half if half >= _LEAST * stride else side
+def half_size(height: int, width: int, stride: int) -> tuple[int, int] | None:
+    """Return half of each side [px], or somewhat less: whole strides; None if they are too few."""
+    down, along = (side // 2 // stride * stride for side in (height, width))
+    return (down, along) if min(down, along) >= _LEAST * stride else None
 
 
 def shrunk(batch: Batch, stride: int) -> Batch:
-    """Return a batch whose chips have half the side, as `half_side` says for each side.
+    """Return a batch whose chips have the size that `half_size` says, or the batch itself.
 
-    Images are averaged; labels, and what counts, are those of the nearest pixel.
+    Images are averaged; labels, and what counts, are those of the nearest pixel, of equally near
+    ones the lower right one.
 
     Args:
         batch: Images `(N, C, H, W)`, labels `(N, H, W)` or `(N, K, H, W)`, valid `(N, H, W)`.
         stride: Sides become multiples of it [px].
     """
     height, width = batch["image"].shape[-2:]
-    size = (half_side(height, stride), half_side(width, stride))
-    if size == (height, width):
+    size = half_size(height, width, stride)
+    if size is None:
         return batch
 
     def nearest(planes: Tensor) -> Tensor:

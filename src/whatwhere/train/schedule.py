@@ -40,7 +40,8 @@ def rate_at(step: int, steps: int, recipe: Recipe) -> float:
     first would be 0, to `lr`; then it falls along half a cosine, of which the step after the last
     would be 0. `one_cycle`: over `warmup · steps` steps the rate rises along half a cosine from
     `lr / 25` to `lr`; then it falls along another one to `lr / 10000` at the last step. `plateau`:
-    `lr`; what happens on a plateau is not known before. `min_lr` is the plateau's alone.
+    `lr`; what happens on a plateau is not known before. `min_lr` is the plateau's alone. Where
+    chips have half the side at first, those steps have such a course, and the others one more.
 
     Source: Loshchilov and Hutter, "SGDR", 2017, equation 5 without restarts; Smith and Topin,
     "Super-Convergence", 2018, with the two cosines of torch's OneCycleLR.
@@ -48,9 +49,13 @@ def rate_at(step: int, steps: int, recipe: Recipe) -> float:
     Args:
         step: Of the optimiser, from 0; what lies past the last step has the last one's rate.
         steps: Of the whole training, at least 1.
-        recipe: Its `schedule`, `lr` and `warmup` count.
+        recipe: Its `schedule`, `lr`, `warmup` and `half_size` count.
     """
-    step = min(step, steps - 1)
+    step, halved = min(step, steps - 1), math.ceil(recipe.half_size * steps)
+    if step < halved:
+        steps = halved
+    else:
+        step, steps = step - halved, steps - halved
     if recipe.schedule == "cosine":
         rise = int(recipe.warmup * steps)
         if step < rise:

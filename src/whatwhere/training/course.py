@@ -24,7 +24,7 @@ from whatwhere.notation import parse_class_weights
 from whatwhere.talk import Talk
 from whatwhere.train.clock import Clock
 from whatwhere.train.fit import Epoch, History, Weights, fit
-from whatwhere.train.growing import half_side
+from whatwhere.train.growing import half_size
 from whatwhere.train.state import States
 from whatwhere.types import Geometry
 
@@ -53,12 +53,31 @@ class Course:
 
     @classmethod
     def of(cls, plan: DataPlan, device: str, workers: int = 0, encoder: Any = None) -> Course:
-        """Decide about the net, and measure it."""
+        """Decide about the net, and measure it.
+
+        Raises:
+            UsageError: The net cannot be built, or is not for the task; or chips are to be halved
+                that are too small for it.
+        """
         nets.check_task(plan.recipe, plan.classes.task)
         arguments = nets.net_arguments(plan.recipe, len(plan.loader("train")))
         model = plan.recipe.model if encoder is None else copy.deepcopy(encoder)
         net = build_model(model, len(plan.reader.bands), plan.classes.n_outputs, **arguments)
-        return cls(plan, device, workers, encoder, arguments, geometry(net))
+        course = cls(plan, device, workers, encoder, arguments, geometry(net))
+        if plan.recipe.half_size and course.half is None:
+            height, width = plan.shape
+            raise UsageError(
+                f"--half-size {plan.recipe.half_size:g}: chips of {height}×{width} px cannot be "
+                f"halved for a net whose sides are multiples of {course.shape.stride} px, two at "
+                "the least. Leave it out, or take larger chips."
+            )
+        return course
+
+    @property
+    def half(self) -> tuple[int, int] | None:
+        """(height, width) of chips at half the side [px]; None where they are too small."""
+        height, width = (self.shape.window(side) for side in self.plan.shape)
+        return half_size(height, width, self.shape.stride)
 
     def net(self, talk: Talk) -> Any:
         """Build the net that the training begins with."""
@@ -96,8 +115,11 @@ class Course:
                 f"training an epoch has {chips:,} chips; --epoch-chips 2000 makes epochs of 2,000, "
                 "which take turns"
             )
-        if recipe.half_size:
-            talk.say(f"training {self._halved()}")
+        if recipe.half_size and self.half is not None:
+            talk.say(
+                f"training chips have half the side, {self.half[0]}×{self.half[1]} px, in the "
+                f"first {recipe.half_size:.0%}"
+            )
         steps, usual = len(loader), recipe.bn_momentum
         momentum = self.arguments.get("bn_momentum", usual)
         if momentum != usual:
@@ -105,17 +127,6 @@ class Course:
                 f"training an epoch has {steps} steps: batch norm keeps {momentum:g} of its "
                 f"statistics at a step, not {usual:g} (--no-bn-adapt to insist)"
             )
-
-    def _halved(self) -> str:
-        """Say which chips the first steps see."""
-        sides = [self.shape.window(side) for side in self.plan.shape]
-        halves = [half_side(side, self.shape.stride) for side in sides]
-        if halves == sides:
-            return f"chips of {sides[0]}×{sides[1]} px are too small to be halved"
-        return (
-            f"chips have half the side, {halves[0]}×{halves[1]} px, in the first "
-            f"{self.plan.recipe.half_size:.0%}"
-        )
 
     def fit(
         self,
@@ -128,7 +139,7 @@ class Course:
         state: Mapping[str, Any] | None = None,
         save_minutes: float = 5.0,
         clock: Clock | None = None,
-        lay: bool = True,
+        trial: bool = False,
     ) -> History:
         """Train; the bundle in `output` always holds the best weights so far."""
         plan, classes = self.plan, self.plan.classes
@@ -163,7 +174,7 @@ class Course:
             of=self.describe() if states is not None else None,
             save_minutes=save_minutes,
             clock=clock,
-            lay=lay,
+            trial=trial,
             stride=self.shape.stride,
         )
 

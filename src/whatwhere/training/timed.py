@@ -24,7 +24,6 @@ from whatwhere.nn.build import count_parameters
 from whatwhere.predict.engine import load
 from whatwhere.talk import QUIET, Talk
 from whatwhere.train.clock import Clock
-from whatwhere.train.growing import half_side
 from whatwhere.training.conclude import examples_of
 from whatwhere.training.course import Course
 
@@ -65,6 +64,7 @@ class Trial:
         chip_seconds: What the validation of a chip takes [s].
         score: Mean IoU of the chips that all candidates are judged by.
         weights: Size of its weights [bytes].
+        large: Whether its chips can be halved.
         error: Why it could not be tried; empty where it was.
     """
 
@@ -77,6 +77,7 @@ class Trial:
     chip_seconds: float = 0.0
     score: float = -math.inf
     weights: int = 0
+    large: bool = False
     error: str = ""
 
 
@@ -125,7 +126,7 @@ def settle(
     budget = 60 * plan.recipe.minutes
     plan = _fitted(plan, said, talk)
     plan = dataclasses.replace(plan, recipe=_paced(plan, said, device))
-    wanted = candidates(plan.recipe, said, encoder, talk, plan.shape)
+    wanted = candidates(plan.recipe, said, encoder, talk)
     each = max(min(_RACE * budget, _MOST_RACE), _LEAST_RACE)
     if time.monotonic() - begun + len(wanted) * each > budget / 2:
         wanted = wanted[:1]
@@ -145,7 +146,8 @@ def settle(
             f"--minutes {plan.recipe.minutes:g}: nothing could be trained in this time ({told}). "
             "Allow more."
         )
-    settled = _settled(plan, best, left)
+    stays = encoder is not None or "half_size" in said
+    settled = _settled(plan, best, best.recipe if stays else _growing(best), left)
     if len(trials) > 1:
         talk.say(f"chosen   {best.name}: {_because(best, trials)}")
     choice = _choice(plan, trials, best, settled)
@@ -168,21 +170,12 @@ def is_choice_alone(output: Path) -> bool:
 
 
 def candidates(
-    recipe: Recipe, said: frozenset[str], encoder: Any, talk: Talk, shape: tuple[int, int]
+    recipe: Recipe, said: frozenset[str], encoder: Any, talk: Talk
 ) -> list[tuple[str, Recipe]]:
-    """Return the nets that are tried, in words and as recipes.
-
-    Args:
-        recipe: Of the training.
-        said: The settings that were asked for, and stay.
-        encoder: A backbone of the user's own, or None.
-        talk: Where it is told what cannot be had.
-        shape: (height, width) of a chip [px]; nets from scratch see large ones halved at first.
-    """
+    """Return the nets that are tried, in words and as recipes."""
     if encoder is not None or "model" in said:
         nets.check_model(recipe, encoder)
-        stays = encoder is not None or "half_size" in said
-        return [(recipe.model, recipe if stays else _growing(recipe, shape))]
+        return [(recipe.model, recipe)]
     found = []
     decoder = recipe.decoder_channels if "decoder_channels" in said else DECODER
     for model in CANDIDATES:
@@ -200,16 +193,13 @@ def candidates(
             found.append((f"{model}, pretrained", wanted))
         elif model == CANDIDATES[-1]:
             found.append((f"{model}, from scratch", wanted))
-    if "half_size" in said:
-        return found
-    return [(name, _growing(one, shape)) for name, one in found]
+    return found
 
 
-def _growing(recipe: Recipe, shape: tuple[int, int]) -> Recipe:
+def _growing(trial: Trial) -> Recipe:
     """Let a net from scratch see its chips at half the side at first, where they are large."""
-    stride = _STRIDE // 2 if recipe.model in MODELS else _STRIDE
-    large = all(half_side(side, stride) < side for side in shape)
-    if not large or _is_learned(recipe) or recipe.model == "unet2015":
+    recipe = trial.recipe
+    if not trial.large or _is_learned(recipe) or recipe.model == "unet2015":
         return recipe
     return make_recipe(recipe, half_size=_HALVED)
 
@@ -263,13 +253,11 @@ def _try(
     began = time.monotonic()
     plan, *where = of
     recipe = plan.recipe
-    short = make_recipe(
-        recipe, ema=0.0, val_chips=_JUDGED, epoch_chips=0, half_size=0.0, compile=False
-    )
+    short = make_recipe(recipe, ema=0.0, val_chips=_JUDGED, epoch_chips=0, compile=False)
     try:
         course = Course.of(dataclasses.replace(plan, recipe=short), *where)
         with files.scratch(output) as folder:
-            history = course.fit(folder, QUIET, clock=Clock(seconds, 1), lay=False)
+            history = course.fit(folder, QUIET, clock=Clock(seconds, 1), trial=True)
             if history.interrupted:
                 raise KeyboardInterrupt
             weights = bundle.weights_bytes(folder)
@@ -289,6 +277,7 @@ def _try(
         chip_seconds=history.val_seconds / judged,
         score=-history.best.val_loss if iou is None else iou,
         weights=weights,
+        large=course.half is not None,
     )
 
 
@@ -309,9 +298,8 @@ def _show_first(course: Course, folder: Path, output: Path, talk: Talk) -> None:
     talk.say(f"picture  {path}: what is known so far")
 
 
-def _settled(plan: DataPlan, best: Trial, left: float) -> Settled:
+def _settled(plan: DataPlan, best: Trial, recipe: Recipe, left: float) -> Settled:
     """Divide what is left of the time among steps, validations and the report."""
-    recipe = best.recipe
     loaders = dataclasses.replace(plan, recipe=recipe)
     training, val = (len(cast(Chips, loaders.loader(s).dataset)) for s in ("train", "val"))
     reserve = _REPORT + 2.0 * val * best.chip_seconds
@@ -326,9 +314,8 @@ def _settled(plan: DataPlan, best: Trial, left: float) -> Settled:
     judged = max(int(_VALIDATION * epoch / max(best.chip_seconds, 1e-6)), min(16, val))
     validation = min(judged, val) * best.chip_seconds
     steps = max(round((epoch - validation) / best.step_seconds), 1)
-    if recipe.half_size:  # a quarter of the time for each at first, and all of it later
-        steps *= 2
-    chips = steps * recipe.batch_size
+    # At half the side they take about a quarter of the time: some more of them between validations.
+    chips = round(steps * (1 + 2 * recipe.half_size)) * recipe.batch_size
     recipe = make_recipe(
         recipe,
         epoch_chips=0 if chips >= training else chips,
@@ -369,6 +356,7 @@ def _choice(
     recipe, clock = settled.plan.recipe, settled.clock
     decoder = recipe.decoder_channels.replace(",", ", ")
     halved = f"chips of half the side, in {recipe.half_size:.0%} of the time"
+    steps = round(clock.steps * (1 + 3 * recipe.half_size))  # a quarter of the time for each
     facts = plan.survey.facts
     numbers = [facts[pair.key] for split in plan.splits.values() for pair in split]
     sizes = sorted({one.size for one in numbers})
@@ -408,7 +396,7 @@ def _choice(
         "candidates": rows,
         "because": _because(best, trials) if len(trials) > 1 else "it was asked for",
         "plan": {
-            "training": f"{clock.seconds:.0f} s, about {clock.steps} steps of {recipe.batch_size}",
+            "training": f"{clock.seconds:.0f} s, about {steps} steps of {recipe.batch_size}",
             "validation": f"{recipe.val_chips or 'all'} chips after each epoch of "
             f"{recipe.epoch_chips or 'all'}",
             **({"decoder": f"{decoder} channels"} if decoder else {}),
