@@ -163,7 +163,8 @@ def _course(recipe: Mapping[str, Any], loss: str) -> str:
     if recipe["precision"] != "32":
         text += f", in {recipe['precision']} mixed precision"
     if recipe["ema"]:
-        text += f"; weights were averaged with a half-life of {recipe['ema']:.0%} of the steps"
+        of = "time" if recipe.get("minutes") else "steps"
+        text += f"; weights were averaged with a half-life of {recipe['ema']:.0%} of the {of}"
     if recipe["schedule"] == "plateau":
         text += (
             f"; the learning rate was multiplied by {recipe['lr_factor']:g} after "
