@@ -60,7 +60,7 @@ def test_small_images_are_stretched_to_what_is_computed_anyway(
     recipe = make_recipe("timed", minutes=10.0, **({"model": model} if model else {}))
     plan = plan_data(Inputs(folder), recipe, QUIET)
     heard = Heard()
-    found = timed._fitted(plan, said, heard)
+    found = timed._fitted(plan, said, timed._size_of_all(plan, said), heard)
     assert found.shape == wanted
     assert [f"{wanted[0]}×{wanted[1]} px" in line for line in heard.lines] == (
         [True] if wanted != plan.shape else []
@@ -183,29 +183,64 @@ def test_without_weights_at_hand_others_are_tried(monkeypatch: pytest.MonkeyPatc
     assert candidates(asked, frozenset({"model"}), None, heard) == [("tutorial", asked)]
 
 
-def test_nets_from_scratch_see_large_chips_halved_at_first(
+def test_nets_from_scratch_see_chips_of_large_images_halved_at_first(
     monkeypatch: pytest.MonkeyPatch, plan: DataPlan, tmp_path: Path
 ) -> None:
     """Not those that were trained before, nor where something else is asked or chips are small."""
 
-    def halved(said: Sequence[str] = (), large: bool = True, **settings: Any) -> tuple[float, int]:
+    def halved(*said: str, large: bool = True, **settings: Any) -> tuple[float, int]:
         recipes = [make_recipe(plan.recipe, batch_size=1, **settings)]
         pace: dict[str, Any] = {"recipes": recipes, "step_seconds": 15.0, "large": large}
-        pace["said"] = frozenset(said)
+        pace["said"] = frozenset(("chip_size", *said))  # so they are not seen whole
         found, choice, _ = settled(monkeypatch, plan, tmp_path, [0.5], **pace)
         recipe = found.plan.recipe
         told = f"chips of half the side, in {recipe.half_size:.0%} of the time"
         assert choice["plan"].get("at first") == (told if recipe.half_size else None)
+        assert found.plan.shape == plan.shape
         return recipe.half_size, recipe.epoch_chips
 
     assert halved() == (0.6, 7)  # an epoch of 3 steps would be so long at the full side
-    assert halved(["half_size"]) == (0.0, 3)
-    assert halved(["half_size"], half_size=0.25) == (0.25, 4)
+    assert halved("half_size") == (0.0, 3)
+    assert halved("half_size", half_size=0.25) == (0.25, 4)
     assert halved(large=False) == (0.0, 3)
     assert halved(model="resnet18", pretrained=False) == (0.6, 7)
     assert halved(model="resnet18") == (0.0, 3)
     assert halved(pretrained_path="run") == (0.0, 3)
     assert halved(model="unet2015", n_filters=64, dropout=0.5) == (0.0, 3)
+
+
+def test_nets_from_scratch_see_whole_images_shrunk_where_time_is_short(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So that they see each of the 14 some 20 times; 600 s are 600 / pace / 14 passes."""
+    folder = salt_folder(tmp_path / "d", count=20, size=(101, 190))
+    plan = plan_data(Inputs(folder), make_recipe("timed", minutes=10.0, batch_size=1), QUIET)
+    model = frozenset({"model"})
+
+    def shrunk(pace: float, said: frozenset[str] = model, **settings: Any) -> Any:
+        recipes = [make_recipe(plan.recipe, **settings)]
+        more: dict[str, Any] = {"recipes": recipes, "step_seconds": pace, "large": True}
+        given = dataclasses.replace(plan, recipe=recipes[0])
+        found, choice, lines = settled(monkeypatch, given, tmp_path, [0.5], said=said, **more)
+        size, recipe = found.plan.shape, found.plan.recipe
+        assert any(f"shrunk to {size[0]}×{size[1]} px" in line for line in lines) is (
+            recipe.resize != "" and size[0] < 101
+        )
+        assert choice["found"]["chips"].startswith(f"{size[0]}×{size[1]} px")
+        assert recipe.half_size == 0.0 and "at first" not in choice["plan"]
+        again = plan_data(Inputs(folder), recipe, QUIET)  # as a training that goes on does
+        assert again.shape == size and again.contents() == found.plan.contents()
+        return size, found.clock.steps
+
+    assert shrunk(2.0)[0] == (101, 190)  # 21 passes
+    size, steps = shrunk(4.0)
+    assert size == (80, 144)  # 11 passes: by 0.73
+    assert steps == pytest.approx(0.93 * 594 / 4.0 * 112 * 192 / (80 * 144), rel=0.05)
+    assert shrunk(40.0)[0] == (48, 80)  # by no more than 0.45
+    assert shrunk(4.0, model | {"half_size"})[0] == (101, 190)
+    assert shrunk(4.0, model, pretrained_path="run")[0] == (101, 190)
+    assert shrunk(4.0, NONE, model="resnet18", pretrained=False)[0] == (96, 128)  # was 128×192
+    assert shrunk(4.0, NONE, model="resnet18")[0] == (128, 192)
 
 
 @pytest.mark.parametrize(("side", "wanted"), [(64, True), (48, False)])

@@ -47,6 +47,8 @@ _STEP_PIXELS = 2**18  # of a batch on the processor, of 8 to 32 chips
 _EPOCH = 45.0  # about how long an epoch is to be [s]; there are 4 to 20
 _VALIDATION = 0.07  # share of an epoch that its validation may take
 _HALVED = 0.6  # share of the time in which a net from scratch sees chips of half the side
+_PASSES = 20  # through all chips, which a net from scratch wants; the tutorial's code took 19
+_LEAST_SCALE = 0.45  # by which whole images are shrunk for it, at the least
 _REPORT = 6.0  # for pictures and the report [s]
 
 
@@ -124,7 +126,8 @@ def settle(
         UsageError: The time is too short for a training; or no candidate could be trained.
     """
     budget = 60 * plan.recipe.minutes
-    plan = _fitted(plan, said, talk)
+    whole = _size_of_all(plan, said)
+    plan = _fitted(plan, said, whole, talk)
     plan = dataclasses.replace(plan, recipe=_paced(plan, said, device))
     wanted = candidates(plan.recipe, said, encoder, talk)
     each = max(min(_RACE * budget, _MOST_RACE), _LEAST_RACE)
@@ -146,11 +149,13 @@ def settle(
             f"--minutes {plan.recipe.minutes:g}: nothing could be trained in this time ({told}). "
             "Allow more."
         )
-    stays = encoder is not None or "half_size" in said
-    settled = _settled(plan, best, best.recipe if stays else _growing(best), left)
     if len(trials) > 1:
         talk.say(f"chosen   {best.name}: {_because(best, trials)}")
-    choice = _choice(plan, trials, best, settled)
+    plan, pace = dataclasses.replace(plan, recipe=best.recipe), best
+    if encoder is None and "half_size" not in said and not _is_learned(best.recipe):
+        plan, pace = _eased(plan, best, whole is not None, left, talk)
+    settled = _settled(plan, pace, left)
+    choice = _choice(trials, best, settled)
     files.write_json(files.make_folder(output / report.FOLDER) / CHOICE, choice)
     return settled
 
@@ -196,12 +201,49 @@ def candidates(
     return found
 
 
-def _growing(trial: Trial) -> Recipe:
-    """Let a net from scratch see its chips at half the side at first, where they are large."""
-    recipe = trial.recipe
-    if not trial.large or _is_learned(recipe) or recipe.model == "unet2015":
-        return recipe
-    return make_recipe(recipe, half_size=_HALVED)
+def _eased(
+    plan: DataPlan, best: Trial, whole: bool, left: float, talk: Talk
+) -> tuple[DataPlan, Trial]:
+    """Let a net from scratch see more chips with fewer pixels, where the time is short for it.
+
+    Images that it sees whole are shrunk, by so much that it sees each some 20 times; chips that are
+    cut out of larger ones have half the side in the first part of the training.
+
+    Args:
+        plan: Of the data, with the recipe that was chosen.
+        best: The trial of the net.
+        whole: Whether the images are seen whole.
+        left: The time [s].
+        talk: Where it is told.
+
+    Returns:
+        The plan; and the trial, with what a step and a validation take now.
+    """
+    recipe = plan.recipe
+    if recipe.model == "unet2015":  # whose result is smaller than what it sees
+        return plan, best
+    if not whole:
+        share = _HALVED if best.large else 0.0
+        return dataclasses.replace(plan, recipe=make_recipe(recipe, half_size=share)), best
+    stride = _STRIDE // 2 if recipe.model in MODELS else _STRIDE
+    chips = len(cast(Chips, plan.loader("train").dataset))
+    passes = max(left, 0.0) / best.step_seconds * recipe.batch_size / chips
+    scale = max(math.sqrt(passes / _PASSES), _LEAST_SCALE)
+    height, width = (max(round(side * scale / stride), 2) * stride for side in plan.shape)
+    computed = math.prod(-(-side // stride) * stride for side in plan.shape)
+    pixels = height * width / computed
+    if scale >= 1 or pixels >= 1:
+        return plan, best
+    talk.say(
+        f"images   shrunk to {height}×{width} px: a net from scratch sees them some "
+        f"{passes / pixels:.0f} times so, {passes:.0f} times else (--half-size 0 to insist)"
+    )
+    pace = dataclasses.replace(
+        best,
+        step_seconds=pixels * best.step_seconds,
+        chip_seconds=pixels * best.chip_seconds,
+    )
+    return plan.stretched((height, width)), pace
 
 
 def _is_learned(recipe: Recipe) -> bool:
@@ -209,20 +251,29 @@ def _is_learned(recipe: Recipe) -> bool:
     return recipe.pretrained_path != "" or (recipe.model not in MODELS and recipe.pretrained)
 
 
-def _fitted(plan: DataPlan, said: frozenset[str], talk: Talk) -> DataPlan:
+def _size_of_all(plan: DataPlan, said: frozenset[str]) -> tuple[int, int] | None:
+    """The size of images [px] that have one size, are seen whole, and may be stretched."""
+    sizes = {plan.survey.facts[pair.key].size for pairs in plan.splits.values() for pair in pairs}
+    mapped = plan.scenes is not None or plan.pixel_size is not None
+    if mapped or len(sizes) > 1 or plan.recipe.resize or {"resize", "chip_size"} & said:
+        return None
+    (size,) = sizes
+    return size if max(size) <= AUTO_CHIP else None
+
+
+def _fitted(
+    plan: DataPlan, said: frozenset[str], size: tuple[int, int] | None, talk: Talk
+) -> DataPlan:
     """Stretch small images to the size that a net computes for them anyway.
 
     A backbone that ends at a 32nd of a side is given images mirrored up to a multiple of it: what
     is mirrored tells it nothing, and small images stretched by as much cost the same.
     """
-    sizes = {plan.survey.facts[pair.key].size for pairs in plan.splits.values() for pair in pairs}
-    mapped = plan.scenes is not None or plan.pixel_size is not None
     own = "model" in said and plan.recipe.model in MODELS  # of other strides
-    if mapped or own or len(sizes) > 1 or plan.recipe.resize or {"resize", "chip_size"} & said:
+    if own or size is None:
         return plan
-    (size,) = sizes
     height, width = (-(-side // _STRIDE) * _STRIDE for side in size)
-    if max(size) > AUTO_CHIP or (height, width) == size:
+    if (height, width) == size:
         return plan
     talk.say(
         f"images   stretched to {height}×{width} px, which backbones compute for them anyway "
@@ -298,10 +349,10 @@ def _show_first(course: Course, folder: Path, output: Path, talk: Talk) -> None:
     talk.say(f"picture  {path}: what is known so far")
 
 
-def _settled(plan: DataPlan, best: Trial, recipe: Recipe, left: float) -> Settled:
+def _settled(plan: DataPlan, best: Trial, left: float) -> Settled:
     """Divide what is left of the time among steps, validations and the report."""
-    loaders = dataclasses.replace(plan, recipe=recipe)
-    training, val = (len(cast(Chips, loaders.loader(s).dataset)) for s in ("train", "val"))
+    recipe = plan.recipe
+    training, val = (len(cast(Chips, plan.loader(split).dataset)) for split in ("train", "val"))
     reserve = _REPORT + 2.0 * val * best.chip_seconds
     seconds = left - reserve
     if seconds < 2 * best.step_seconds:
@@ -349,11 +400,10 @@ def _because(best: Trial, trials: Sequence[Trial]) -> str:
     )
 
 
-def _choice(
-    plan: DataPlan, trials: Sequence[Trial], best: Trial, settled: Settled
-) -> dict[str, Any]:
+def _choice(trials: Sequence[Trial], best: Trial, settled: Settled) -> dict[str, Any]:
     """What the report says of it."""
-    recipe, clock = settled.plan.recipe, settled.clock
+    plan, clock = settled.plan, settled.clock
+    recipe = plan.recipe
     decoder = recipe.decoder_channels.replace(",", ", ")
     halved = f"chips of half the side, in {recipe.half_size:.0%} of the time"
     steps = round(clock.steps * (1 + 3 * recipe.half_size))  # a quarter of the time for each
@@ -401,7 +451,7 @@ def _choice(
             f"{recipe.epoch_chips or 'all'}",
             **({"decoder": f"{decoder} channels"} if decoder else {}),
             **({"at first": halved} if recipe.half_size else {}),
-            "changes": _changes(settled.plan),
+            "changes": _changes(plan),
             "rate": f"{recipe.schedule} to {recipe.lr:.2g}, by the clock",
         },
     }
