@@ -218,9 +218,10 @@ def test_nets_from_scratch_see_whole_images_shrunk_where_time_is_short(
     model = frozenset({"model"})
 
     def shrunk(pace: float, said: frozenset[str] = model, **settings: Any) -> Any:
-        recipes = [make_recipe(plan.recipe, **settings)]
-        more: dict[str, Any] = {"recipes": recipes, "step_seconds": pace, "large": True}
-        given = dataclasses.replace(plan, recipe=recipes[0])
+        own = make_recipe(plan.recipe, **settings)
+        given = dataclasses.replace(plan, recipe=own)
+        fitted = own if "model" in said else make_recipe(own, resize=(128, 192))
+        more: dict[str, Any] = {"recipes": [fitted], "step_seconds": pace, "large": True}
         found, choice, lines = settled(monkeypatch, given, tmp_path, [0.5], said=said, **more)
         size, recipe = found.plan.shape, found.plan.recipe
         assert any(f"shrunk to {size[0]}×{size[1]} px" in line for line in lines) is (
