@@ -47,7 +47,7 @@ _STEP_PIXELS = 2**18  # of a batch on the processor, of 8 to 32 chips
 _EPOCH = 45.0  # about how long an epoch is to be [s]; there are 4 to 20
 _VALIDATION = 0.07  # share of an epoch that its validation may take
 _HALVED = 0.6  # share of the time in which a net from scratch sees chips of half the side
-_PASSES = 20  # through all chips, which a net from scratch wants; the tutorial's code took 19
+_PASSES = 30  # through all chips, which a net from scratch wants
 _LEAST_SCALE = 0.45  # by which whole images are shrunk for it, at the least
 _REPORT = 6.0  # for pictures and the report [s]
 
@@ -206,7 +206,7 @@ def _eased(
 ) -> tuple[DataPlan, Trial]:
     """Let a net from scratch see more chips with fewer pixels, where the time is short for it.
 
-    Images that it sees whole are shrunk, by so much that it sees each some 20 times; chips that are
+    Images that it sees whole are shrunk, by so much that it sees each some 30 times; chips that are
     cut out of larger ones have half the side in the first part of the training.
 
     Args:
