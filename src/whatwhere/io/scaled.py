@@ -14,6 +14,8 @@ from whatwhere.grid import Grid
 from whatwhere.io.raster import Raster, read_mirrored
 from whatwhere.types import Valid, Window
 
+_NOTHING = 1e-9  # weights below it are rounding
+
 
 @dataclass(frozen=True)
 class Scaled:
@@ -133,7 +135,8 @@ def weigh(places: NDArray[np.float64], length: int, radius: float) -> NDArray[np
     """
     inside = np.clip(places, 0, length - 1)
     apart = np.abs(inside[:, None] - np.arange(length)) / radius
-    weights = np.maximum(0, 1 - apart)
+    weights = 1 - apart
+    weights[weights < _NOTHING] = 0  # what lies `radius` away weighs nothing, however it is rounded
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
