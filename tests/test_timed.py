@@ -203,6 +203,7 @@ def test_nets_from_scratch_see_chips_of_large_images_halved_at_first(
     assert halved("half_size") == (0.0, 3)
     assert halved("half_size", half_size=0.25) == (0.25, 4)
     assert halved(large=False) == (0.0, 3)
+    assert halved(stop_patience=5) == (0.0, 3)
     assert halved(model="resnet18", pretrained=False) == (0.6, 7)
     assert halved(model="resnet18") == (0.0, 3)
     assert halved(pretrained_path="run") == (0.0, 3)

@@ -222,8 +222,8 @@ def _eased(
     recipe = plan.recipe
     if recipe.model == "unet2015":  # whose result is smaller than what it sees
         return plan, best
-    if not whole:
-        share = _HALVED if best.large else 0.0
+    if not whole:  # and a training that may stop early could end before its chips have grown
+        share = _HALVED if best.large and not recipe.stop_patience else 0.0
         return dataclasses.replace(plan, recipe=make_recipe(recipe, half_size=share)), best
     stride = _STRIDE // 2 if recipe.model in MODELS else _STRIDE
     chips = len(cast(Chips, plan.loader("train").dataset))
