@@ -11,7 +11,7 @@ from whatwhere.data.classes import find_classes, find_labels
 from whatwhere.data.sources import Pair
 from whatwhere.errors import DataError, UsageError
 from whatwhere.evaluate import Answer, count_objects, evaluate, parse_metric, tune
-from whatwhere.metrics import ThresholdHistogram
+from whatwhere.metrics import METRICS, Metric, ThresholdHistogram
 
 BINARY = find_classes([], "0=background,1=salt")
 
@@ -79,6 +79,14 @@ def test_each_label_has_a_threshold_of_its_own() -> None:
     assert tuning.metric == "iou" and tuning.thresholds == (0.5, 0.4, 0.551, 0.9)
     assert tuning.values == (None, 1.0, 1.0, 1.0)
     assert tuning.at_half == (None, 0.0, pytest.approx(12 / 13), 0.5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_label_that_is_nowhere_keeps_its_threshold(metric: Metric) -> None:
+    """The best one would be above all that was claimed, and would find nothing ever after."""
+    there, absent = np.zeros((2, 1, 1, 1001), dtype=np.int64)
+    absent[0, 0, [100, 930]] = 50, 5
+    assert tune(ThresholdHistogram(there, absent), metric).thresholds == (0.5,)
 
 
 def test_a_softmax_has_no_thresholds() -> None:

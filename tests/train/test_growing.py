@@ -26,7 +26,7 @@ from whatwhere.train.state import States, read_state
 
 
 def batch(side: int, several: bool = False) -> Batch:
-    """Two halves: left dark, without the label; right light, with it; the last row unknown."""
+    """Two halves: left dark, without the label; right light, with it; below unknown."""
     light = torch.zeros(2, 1, side, side)
     light[..., side // 2 :] = 1.0
     valid = torch.ones(2, side, side, dtype=torch.bool)
@@ -129,7 +129,7 @@ def test_one_that_goes_on_takes_the_size_of_its_step(
         if len(sides) == after and not (tmp_path / "died").exists():
             (tmp_path / "died").touch()
             raise Died
-        sides.append(48 if self.halved else 64)
+        sides.append(32 if self.halved else 64)
         return step(self, chips, number)
 
     monkeypatch.setattr(module.Segmentation, "training_step", watched)
@@ -148,10 +148,10 @@ def test_one_that_goes_on_takes_the_size_of_its_step(
         trained()
     newest = max(States(tmp_path / "states").paths(), key=lambda path: path.name)
     ended = trained(state=read_state(newest))
-    assert sides == [48] * 4 + [64] * 4
+    assert sides == [32] * 4 + [64] * 4
     sides.clear()
     calm = trained()
-    assert sides == [48] * 4 + [64] * 4
+    assert sides == [32] * 4 + [64] * 4
     assert all(torch.equal(ended[name], calm[name]) for name in calm)
 
 

@@ -67,6 +67,7 @@ class Trial:
         score: Mean IoU of the chips that all candidates are judged by.
         weights: Size of its weights [bytes].
         large: Whether its chips can be halved.
+        stride: Of which the sides of what it sees should be multiples [px].
         error: Why it could not be tried; empty where it was.
     """
 
@@ -80,6 +81,7 @@ class Trial:
     score: float = -math.inf
     weights: int = 0
     large: bool = False
+    stride: int = 1
     error: str = ""
 
 
@@ -219,13 +221,12 @@ def _eased(
     Returns:
         The plan; and the trial, with what a step and a validation take now.
     """
-    recipe = plan.recipe
+    recipe, stride = plan.recipe, best.stride
     if recipe.model == "unet2015":  # whose result is smaller than what it sees
         return plan, best
     if not whole:  # and a training that may stop early could end before its chips have grown
         share = _HALVED if best.large and not recipe.stop_patience else 0.0
         return dataclasses.replace(plan, recipe=make_recipe(recipe, half_size=share)), best
-    stride = _STRIDE // 2 if recipe.model in MODELS else _STRIDE
     chips = len(cast(Chips, plan.loader("train").dataset))
     passes = max(left, 0.0) / best.step_seconds * recipe.batch_size / chips
     scale = max(math.sqrt(passes / _PASSES), _LEAST_SCALE)
@@ -235,8 +236,8 @@ def _eased(
     if scale >= 1 or pixels >= 1:
         return plan, best
     talk.say(
-        f"images   shrunk to {height}×{width} px: a net from scratch sees them some "
-        f"{passes / pixels:.0f} times so, {passes:.0f} times else (--half-size 0 to insist)"
+        f"images   shrunk to {height}×{width} px: a net from scratch sees each some "
+        f"{passes / pixels:.2g} times so, {passes:.2g} times else (--half-size 0 to insist)"
     )
     pace = dataclasses.replace(
         best,
@@ -329,6 +330,7 @@ def _try(
         score=-history.best.val_loss if iou is None else iou,
         weights=weights,
         large=course.half is not None,
+        stride=course.shape.stride,
     )
 
 
